@@ -1,0 +1,70 @@
+package bawn
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"io"
+	"strconv"
+	"time"
+)
+
+// Call is one request to run a function, whatever trigger it came from. A
+// trigger builds it; from there on every call takes the same way.
+type Call struct {
+	ID        string    // of the invocation: a random UUID, the Lambda request id
+	Trigger   string    // "http" or "api"
+	Target    Ref       // for a call by name; Function is empty for a call by route
+	Route     *Route    // the route that matched, for a call by route
+	Source    string    // the caller's address without port, for limits and the log
+	Bearer    string    // the credential presented, if any; never logged
+	Principal Principal // who it is; set by the authn check
+	Event     []byte    // the event as the handler will see it, JSON
+	TraceID   string    // X-Ray style trace header for the runtime
+	At        time.Time // arrival
+	Client    string    // decoded client context JSON, may be empty
+}
+
+// Result is what an instance answered. Exactly one of Payload and Stream is
+// set. FunctionError is not empty if the function failed: Payload then is the
+// error document that the runtime posted or that Bawn wrote in its place.
+type Result struct {
+	Version       int
+	Payload       []byte
+	ContentType   string        // of a stream, or of a payload that a provided runtime labelled
+	Stream        io.ReadCloser // a streamed result; its Read returns a *StreamError if the function failed midway
+	FunctionError string        // "" or "Unhandled", as in AWS Lambda
+	Cause         Code          // with FunctionError: CodeFunctionError or CodeFunctionTimeout
+	Usage         Usage
+}
+
+// StreamError ends a [Result.Stream] whose function failed after the first byte.
+type StreamError struct{ Payload []byte }
+
+// Error returns a text without the function's detail.
+func (e *StreamError) Error() string { return "the function failed while streaming" }
+
+// Usage is what one invocation used. It is complete once the result is, which
+// for a stream is after its last byte.
+type Usage struct {
+	Cold      bool          `json:"cold"`
+	Init      time.Duration `json:"init,omitempty" doc:"nanoseconds from start or attach to a loaded handler; cold calls only"`
+	Duration  time.Duration `json:"duration" doc:"nanoseconds from event sent to result received"`
+	MaxMemory int64         `json:"maxMemory,omitempty" doc:"bytes, the instance's peak"`
+}
+
+// NewID returns a random UUID (version 4).
+func NewID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails: crypto/rand aborts the program instead
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	var s [36]byte
+	hex.Encode(s[0:8], b[0:4])
+	hex.Encode(s[9:13], b[4:6])
+	hex.Encode(s[14:18], b[6:8])
+	hex.Encode(s[19:23], b[8:10])
+	hex.Encode(s[24:36], b[10:16])
+	s[8], s[13], s[18], s[23] = '-', '-', '-', '-'
+	return string(s[:])
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }

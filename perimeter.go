@@ -1,0 +1,98 @@
+package bawn
+
+import "time"
+
+// Perimeter is the compiled, immutable set of rules of one function version.
+// What is not written in it is refused. Its four parts are called the same in
+// the manifest, in the folders of this repository and in the documentation.
+type Perimeter struct {
+	Ingress  Ingress  `json:"ingress"`
+	Interior Interior `json:"interior"`
+	Egress   Egress   `json:"egress"`
+	Evidence Evidence `json:"evidence"`
+}
+
+// Ingress says who and what may call the function.
+type Ingress struct {
+	HTTP []Route `json:"http,omitempty"`
+}
+
+// Route is one way in over HTTP.
+type Route struct {
+	Method string `json:"method" doc:"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, or ANY"`
+	Path   string `json:"path" doc:"begins with /; a segment {name} matches one segment, {name+} at the end matches the rest"`
+	Access Access `json:"access"`
+}
+
+// Access says who may use a route. The zero value asks for a credential.
+type Access struct {
+	Public *PublicAccess `json:"public,omitempty"`
+}
+
+// PublicAccess opens a route to everybody until a day; control A11. After Until
+// the route asks for a credential again.
+type PublicAccess struct {
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until" doc:"the end of this day in UTC closes the route"`
+}
+
+// Open reports whether the route still is public at now.
+func (p *PublicAccess) Open(now time.Time) bool { return p != nil && now.Before(p.Until) }
+
+// Interior says what the sandbox gives the function.
+type Interior struct {
+	Memory      int64         `json:"memory" doc:"bytes; the cgroup's hard limit, /tmp included"`
+	CPU         float64       `json:"cpu" doc:"cores; the cgroup's quota"`
+	Timeout     time.Duration `json:"timeout" doc:"nanoseconds for one invocation; the whole process tree is killed at its end"`
+	Tmp         int64         `json:"tmp" doc:"bytes of /tmp"`
+	PIDs        int           `json:"pids" doc:"processes and threads"`
+	Concurrency int           `json:"concurrency" doc:"instances, and so calls, at one time"`
+	Exec        bool          `json:"exec" doc:"whether the function may start other executables"`
+	Reuse       Reuse         `json:"reuse"`
+}
+
+// Reuse says for how long an instance may serve; control B6. The zero value
+// means never: one invocation, one instance.
+type Reuse struct {
+	Invocations int           `json:"invocations,omitempty" doc:"an instance is destroyed after so many; 0 with a maxAge means no limit"`
+	MaxAge      time.Duration `json:"maxAge,omitempty" doc:"nanoseconds; an instance older than this takes no new call"`
+}
+
+// Never reports whether every invocation gets a new instance.
+func (r Reuse) Never() bool { return r.MaxAge == 0 && r.Invocations <= 1 }
+
+// Egress says what the function may reach. It is empty until rules for hosts,
+// functions, secrets and databases exist: nothing may be reached.
+type Egress struct{}
+
+// Evidence says what is kept about the function.
+type Evidence struct {
+	LogRetention time.Duration `json:"logRetention" doc:"nanoseconds for which log lines are kept"`
+}
+
+// Defaults and bounds of the interior and the evidence; docs/limits.md lists
+// them with their manifest keys.
+const (
+	DefaultMemory       = 256 << 20
+	MinMemory           = 32 << 20
+	MaxMemory           = 10240 << 20
+	DefaultCPU          = 1.0
+	MinCPU              = 0.05
+	MaxCPU              = 64.0
+	DefaultTimeout      = 10 * time.Second
+	MaxTimeout          = 15 * time.Minute
+	DefaultTmp          = 64 << 20
+	MaxTmp              = 10240 << 20
+	DefaultPIDs         = 64
+	MinPIDs             = 16 // an interpreter's own threads need about a dozen
+	MaxPIDs             = 4096
+	DefaultConcurrency  = 50
+	MaxConcurrency      = 1000
+	DefaultLogRetention = 7 * 24 * time.Hour
+	MaxLogRetention     = 400 * 24 * time.Hour
+	InitTimeout         = 10 * time.Second // from start to a loaded handler, as in AWS Lambda
+	MaxEventBytes       = 6291456          // a synchronous call's event, as in AWS Lambda
+	MaxResponseBytes    = 6291556          // a buffered result, as in AWS Lambda
+	MaxStreamBytes      = 200 << 20        // a streamed result
+	MaxEnvironmentBytes = 4096             // of compact JSON, as in AWS Lambda
+)
