@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Every test of the repository, with what was skipped and why. The packages run
+# two at a time: the end-to-end ones start whole nodes.
+set -eu
+cd "$(dirname "$0")/.."
+bash scripts/vet.sh
+go build -o bin/testsum ./scripts/testsum
+set +e
+set -o pipefail
+go test -json -count=1 -p 2 -timeout 20m "$@" ./... </dev/null | bin/testsum
+exit $?
