@@ -1,0 +1,109 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"bawn.dev/bawn"
+)
+
+// Bounds of a connection. The body's size and time are bounded by the handlers,
+// which know what is sensible for each route.
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+)
+
+// listener is one TLS listener with its server.
+type listener struct {
+	name string
+	tcp  net.Listener
+	srv  *http.Server
+	stop context.CancelFunc // ends the context of every request in flight
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// bind takes the address, and does not serve yet.
+func bind(ctx context.Context, name, addr string) (net.Listener, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err == nil {
+		return ln, nil
+	}
+	flag := "--" + name
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, bawn.Wrap(err, bawn.CodeConflict, "node.listen", "the %s address %s is in use by another program", name, addr).
+			WithFix("stop that program, or choose another address with %s ADDR", flag)
+	case errors.Is(err, syscall.EACCES):
+		return nil, bawn.Wrap(err, bawn.CodeDenied, "node.listen", "listening on the %s address %s is not permitted", name, addr).
+			WithFix("choose a port above 1023 with %s ADDR", flag)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, bawn.Wrap(err, bawn.CodeInvalid, "node.listen", "this host does not have the %s address %s", name, addr).
+			WithFix("choose one it has with %s ADDR, such as 127.0.0.1:0", flag)
+	}
+	return nil, bawn.Wrap(err, bawn.CodeInvalid, "node.listen", "cannot listen on the %s address %.200q", name, addr).
+		WithFix("give it as HOST:PORT with %s ADDR, such as 127.0.0.1:0", flag)
+}
+
+// serve answers requests on ln until it is shut down.
+func serve(name string, ln net.Listener, cert *serverCert, h http.Handler, logger *slog.Logger) *listener {
+	ctx, stop := context.WithCancel(context.Background())
+	l := &listener{name: name, tcp: ln, stop: stop, done: make(chan struct{})}
+	l.srv = &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          log.New(&serverLog{logger, name}, "", 0),
+		TLSConfig: &tls.Config{
+			MinVersion:     tls.VersionTLS13,
+			GetCertificate: cert.get,
+			NextProtos:     []string{"h2", "http/1.1"},
+		},
+	}
+	go func() {
+		defer close(l.done)
+		if err := l.srv.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			l.err = err
+		}
+	}()
+	return l
+}
+
+// shutdown stops accepting and waits for what is running until ctx ends; then
+// it cuts what is left.
+func (l *listener) shutdown(ctx context.Context) {
+	if err := l.srv.Shutdown(ctx); err != nil {
+		l.stop()
+		l.srv.Close()
+	}
+	l.stop()
+	<-l.done
+}
+
+// serverLog writes what net/http says of broken connections at debug level:
+// any scanner on the network could fill the log otherwise.
+type serverLog struct {
+	log      *slog.Logger
+	listener string
+}
+
+func (w *serverLog) Write(p []byte) (int, error) {
+	level := slog.LevelDebug
+	if strings.Contains(string(p), "panic") {
+		level = slog.LevelError
+	}
+	w.log.Log(context.Background(), level, strings.TrimSpace(string(p)), "listener", w.listener)
+	return len(p), nil
+}
