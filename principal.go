@@ -9,6 +9,10 @@ type Principal struct {
 	Name   string `json:"name,omitempty"`
 	Tenant string `json:"tenant"`
 	Role   Role   `json:"role,omitempty"`
+
+	// Functions are the only ones that an invoker may call; empty means all of
+	// its tenant.
+	Functions []string `json:"-"`
 }
 
 // Anonymous is a caller without a credential.
