@@ -1,0 +1,301 @@
+// Package store keeps everything that Bawn remembers. It embeds a NATS
+// JetStream server in the process, without any listener, and offers three
+// shapes over it: a [Table] of typed values with compare-and-swap, a [Stream]
+// of messages, and [Blobs] addressed by their content.
+//
+// Durability: a write that returned nil is on the disk. The server syncs
+// after each message (its default would be once in two minutes), so a write
+// survives both kill -9 and a loss of power. One stream therefore takes a few
+// thousand messages a second at most; whoever has more puts many records into
+// one message, as package evidence does.
+//
+// No other package knows that this is NATS.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"bawn.dev/bawn"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	maxPayload   = 4 << 20  // bytes of one message, headers included
+	maxStore     = 64 << 30 // bytes that the size limits of all streams may add up to
+	maxMemory    = 16 << 20 // bytes of streams kept in memory; Bawn makes none
+	formatNumber = "1"      // layout of what is stored; see [checkFormat]
+	writeTimeout = 15 * time.Second
+	readTimeout  = 15 * time.Second
+	minRoom      = 16 << 20  // bytes of disk that must stay free, at least …
+	maxRoom      = 256 << 20 // … and at most; between them 1/20 of the disk
+)
+
+// Config says where a [Store] lives.
+type Config struct {
+	// Dir is the folder of the store alone, made with mode 0700 if missing.
+	// One process may use it at a time: see [LockDir].
+	Dir string
+
+	// Log takes what the embedded server says. Nil discards it.
+	Log *slog.Logger
+}
+
+// Store is an open store. It is safe for concurrent use.
+type Store struct {
+	dir   string
+	log   *slog.Logger
+	srv   *server.Server
+	write *nats.Conn // for what changes something
+	read  *nats.Conn // apart, because the server answers reads in the connection's own loop
+	js    jetstream.JetStream
+	room  int64 // bytes of disk below which nothing is written
+}
+
+// Open starts the embedded server on cfg.Dir and recovers what is there. It
+// fails with CodeUnavailable if the folder cannot be used, was written in
+// another layout, or its server does not come up.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	const op = "store.open"
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's folder cannot be made").
+			WithFix("give --data a folder that Bawn may write to")
+	}
+	if err := checkFormat(cfg.Dir); err != nil {
+		return nil, err
+	}
+	s := &Store{dir: cfg.Dir, log: cfg.Log}
+	if total, _, err := diskSpace(cfg.Dir); err == nil {
+		s.room = min(max(total/20, minRoom), maxRoom)
+	}
+	// Recovery on a full disk would let the server fail half-way and then take
+	// writes that it cannot keep.
+	if err := s.checkRoom(op); err != nil {
+		return nil, err
+	}
+	srv, err := server.NewServer(&server.Options{
+		ServerName:             "bawn",
+		DontListen:             true, // reached by in-process connections alone
+		NoSigs:                 true, // Bawn owns the signals
+		NoSystemAccount:        true,
+		JetStream:              true,
+		StoreDir:               cfg.Dir,
+		SyncAlways:             true,
+		JetStreamMaxMemory:     maxMemory,
+		JetStreamMaxStore:      maxStore,
+		MaxPayload:             maxPayload,
+		DisableJetStreamBanner: true,
+	})
+	if err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeInternal, op, "the embedded store has a bad configuration")
+	}
+	srv.SetLoggerV2(serverLog{cfg.Log}, false, false, false)
+	s.srv = srv
+	srv.Start()
+	if err := s.connect(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) connect(ctx context.Context) error {
+	const op = "store.open"
+	wait := time.Minute // recovery reads what was not indexed when the last process was killed
+	if d, ok := ctx.Deadline(); ok {
+		wait = time.Until(d)
+	}
+	// Readiness includes JetStream here; a server that could not start it
+	// stops itself.
+	if !s.srv.ReadyForConnections(wait) || !s.srv.JetStreamEnabled() {
+		return bawn.Errorf(bawn.CodeUnavailable, op, "the embedded store did not start").
+			WithFix("read the lines of the log above; check that the data directory is readable, writable and not full")
+	}
+	var err error
+	for _, c := range []**nats.Conn{&s.write, &s.read} {
+		*c, err = nats.Connect("", nats.InProcessServer(s.srv), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
+			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+				s.log.Error("store connection", "error", err)
+			}))
+		if err != nil {
+			return bawn.Wrap(err, bawn.CodeUnavailable, op, "the embedded store did not take a connection")
+		}
+	}
+	s.js, err = jetstream.New(s.write, jetstream.WithDefaultTimeout(writeTimeout))
+	if err != nil {
+		return bawn.Wrap(err, bawn.CodeInternal, op, "the embedded store cannot be used")
+	}
+	return nil
+}
+
+// Close stops the server after what was acknowledged is written. Everything
+// opened on the store must be closed before.
+func (s *Store) Close() error {
+	for _, c := range []*nats.Conn{s.write, s.read} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	s.srv.Shutdown()
+	s.srv.WaitForShutdown()
+	return nil
+}
+
+// Healthy returns nil while the store can be written to, and otherwise an
+// error that says why not.
+func (s *Store) Healthy() error {
+	const op = "store.health"
+	if !s.srv.Running() || !s.srv.JetStreamEnabled() || !s.write.IsConnected() {
+		return bawn.Errorf(bawn.CodeUnavailable, op, "the store is not running").
+			WithFix("look in the server's log for its last error, mend the cause and start Bawn again")
+	}
+	return s.checkRoom(op)
+}
+
+// checkRoom refuses to write to a disk that is nearly full. The server must
+// never meet the end of the disk itself: it then stops for good.
+func (s *Store) checkRoom(op string) error {
+	_, free, err := diskSpace(s.dir)
+	if err != nil {
+		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's disk cannot be asked for its space").
+			WithFix("check that the data directory still exists and is mounted")
+	}
+	if free < s.room {
+		return bawn.Errorf(bawn.CodeUnavailable, op, "the disk of the data directory is full: %d MiB are free, %d MiB are needed", free>>20, s.room>>20).
+			WithFix("free some space on the file system that holds the data directory; Bawn goes on by itself")
+	}
+	return nil
+}
+
+func diskSpace(dir string) (total, free int64, err error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, 0, err
+	}
+	return int64(st.Blocks) * int64(st.Bsize), int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// fail turns a failure of the server into the error that crosses the border.
+func (s *Store) fail(err error, op string) error {
+	var known *bawn.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	if full := s.checkRoom(op); full != nil {
+		return full
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the request ended before the store answered")
+	}
+	return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store failed").
+		WithFix("look in the server's log for the cause; what was acknowledged before is kept")
+}
+
+func damaged(op, what string, args ...any) *bawn.Error {
+	return bawn.Errorf(bawn.CodeUnavailable, op, what, args...).
+		WithFix("stop Bawn, check the disk, and put the data directory back from a backup; Bawn does not start on data that it cannot trust")
+}
+
+// openStream makes the JetStream stream or changes it to cfg. A stream whose
+// files are there but which the server did not recover is damaged: making it
+// anew would turn lost data into an empty, healthy looking stream.
+func (s *Store) openStream(ctx context.Context, cfg jetstream.StreamConfig) (js jetstream.Stream, existed bool, err error) {
+	const op = "store.open"
+	if js, err = s.js.Stream(ctx, cfg.Name); err == nil {
+		existed = true
+	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, false, s.fail(err, op)
+	} else if _, err := os.Stat(filepath.Join(s.dir, "jetstream", "$G", "streams", cfg.Name, "meta.inf")); err == nil {
+		return nil, false, damaged(op, "the stored stream %s is damaged: its files are there and cannot be read", cfg.Name)
+	}
+	if js, err = s.js.CreateOrUpdateStream(ctx, cfg); err != nil {
+		return nil, false, s.fail(err, op)
+	}
+	return js, existed, nil
+}
+
+// checkFormat keeps a Bawn from reading a layout that it does not know, which
+// could silently drop what a newer one wrote.
+func checkFormat(dir string) error {
+	const op = "store.open"
+	name := filepath.Join(dir, "format")
+	b, err := os.ReadFile(name)
+	switch {
+	case err == nil && strings.TrimSpace(string(b)) == formatNumber:
+		return nil
+	case err == nil:
+		return bawn.Errorf(bawn.CodeUnavailable, op, "the data directory has the layout %.20q, this Bawn knows %q", strings.TrimSpace(string(b)), formatNumber).
+			WithFix("use the Bawn that wrote the data directory, or a newer one")
+	case !errors.Is(err, fs.ErrNotExist):
+		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's folder cannot be read").
+			WithFix("give --data a folder that Bawn may read and write")
+	}
+	if err := os.WriteFile(name, []byte(formatNumber+"\n"), 0o600); err != nil {
+		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's folder cannot be written to").
+			WithFix("give --data a folder that Bawn may write to, on a disk with free space")
+	}
+	return nil
+}
+
+// LockDir takes the data directory dir for this process, by a lock on the file
+// dir/lock that the kernel drops when the process ends, however it ends. It
+// fails with CodeConflict, naming the process, if another one has it.
+func LockDir(dir string) (release func() error, err error) {
+	const op = "store.lock"
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be locked").
+			WithFix("give --data a folder that exists and that Bawn may write to")
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be locked").
+				WithFix("put the data directory on a local file system")
+		}
+		b := make([]byte, 32)
+		n, _ := f.ReadAt(b, 0)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+		who := fmt.Sprintf("process %d", pid)
+		if err != nil {
+			who = "another process"
+		}
+		return nil, bawn.Errorf(bawn.CodeConflict, op, "the data directory is in use by %s", who).
+			WithFix("stop that process, or give --data another folder")
+	}
+	// The number is for people only; the lock is what counts.
+	if err = f.Truncate(0); err == nil {
+		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		f.Close()
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be written to").
+			WithFix("free some space on its file system")
+	}
+	return f.Close, nil
+}
+
+// serverLog brings the embedded server's lines into Bawn's log. Its notices
+// are about itself and only of use when something is wrong.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(f string, v ...any) { l.log.Debug("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Warnf(f string, v ...any)   { l.log.Warn("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Errorf(f string, v ...any)  { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Fatalf(f string, v ...any)  { l.log.Error("store: " + fmt.Sprintf(f, v...)) }
+func (l serverLog) Debugf(string, ...any)      {}
+func (l serverLog) Tracef(string, ...any)      {}
