@@ -175,4 +175,3 @@ func environmentMap(id *Identity) map[string]string {
 	}
 	return env
 }
-
