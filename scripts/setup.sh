@@ -46,6 +46,7 @@ need() { # COMMAND PACKAGE
 }
 need curl curl
 need git git
+need openssl openssl
 ls /usr/bin/python3.1[123] >/dev/null 2>&1 || missing="$missing python3"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 # shellcheck disable=SC2086 # a list of package names

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The tour: starts a node of its own on free loopback ports with its data in a
+# temporary folder, deploys every example, calls each over TLS, shows the wall
+# stopping a function that tries to leave, and stops. Whatever happens, what it
+# started is ended and what it wrote is removed.
+set -eu -o pipefail
+cd "$(dirname "$0")/.."
+bawn=$PWD/bin/bawn
+# shellcheck disable=SC2012
+python=$(ls /usr/bin/python3.1[123] 2>/dev/null | head -n 1 | xargs -r basename)
+node=nodejs$(node -p 'process.versions.node.split(".")[0]')
+
+[ "$(id -u)" = 0 ] || { echo "demo: sandboxes are made by root; run: sudo make demo" >&2; exit 1; }
+
+work=$(mktemp -d)
+node_pid=""
+finish() {
+	code=$?
+	trap - EXIT INT TERM
+	if [ -n "$node_pid" ] && kill -0 "$node_pid" 2>/dev/null; then
+		kill -TERM "$node_pid"
+		for _ in $(seq 100); do kill -0 "$node_pid" 2>/dev/null || break; sleep 0.1; done
+		kill -KILL "$node_pid" 2>/dev/null || true
+		wait "$node_pid" 2>/dev/null || true
+	fi
+	if [ "$code" != 0 ]; then
+		echo "demo: failed; the node's log ends with:" >&2
+		tail -n 40 "$work/log" >&2 2>/dev/null || true
+	fi
+	rm -rf "$work"
+	exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+title() { printf '\n== %s\n' "$*"; }
+show() { printf '$ %s\n' "bawn $*"; "$bawn" "$@" </dev/null; }
+
+export BAWN_CONTEXT=$work/context.json
+title "Start a node"
+echo "\$ bawn up --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0"
+"$bawn" up --data "$work/data" --public 127.0.0.1:0 --admin 127.0.0.1:0 >"$work/log" 2>&1 </dev/null &
+node_pid=$!
+for _ in $(seq 300); do
+	[ -s "$BAWN_CONTEXT" ] && break
+	kill -0 "$node_pid" 2>/dev/null || { echo "demo: the node ended at once" >&2; exit 1; }
+	sleep 0.1
+done
+show status --wait 30s
+show doctor
+
+title "Deploy the examples"
+cp -r examples "$work/examples"
+# The manifests name the interpreters of Debian 12; on another host they take
+# what is there.
+sed -i "s/runtime: python3\.11/runtime: $python/; s/runtime: nodejs20/runtime: $node/" "$work"/examples/*/bawn.yaml
+for example in hello webhook thumbnail export text redact intruder; do
+	show deploy "$work/examples/$example"
+done
+show ls
+
+field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
+BAWN_PUBLIC=$(field "$BAWN_CONTEXT" public)
+export BAWN_PUBLIC BAWN_CA=$work/data/ca.pem
+"$bawn" key create demo --role invoker -o json </dev/null >"$work/key.json"
+BAWN_KEY=$(field "$work/key.json" secret)
+export BAWN_KEY
+
+for example in hello webhook thumbnail export text redact; do
+	title "Call $example over TLS"
+	sh "$work/examples/$example/try.sh"
+done
+
+title "Call one through the control API"
+show invoke redact -d '{"text":"mail ann@example.org"}'
+
+title "Let the intruder try to leave"
+sh "$work/examples/intruder/try.sh"
+
+title "What Bawn recorded of it"
+"$bawn" events intruder </dev/null >"$work/events"
+blocked=$(grep -c blocked "$work/events" || true)
+grep blocked "$work/events" | head -n 12 || true
+echo "  ... $blocked blocked attempts in all"
+[ "$blocked" -gt 0 ] || { echo "demo: no blocked attempt was recorded" >&2; exit 1; }
+
+title "What the kernel enforces for a live instance"
+show perimeter webhook
+
+title "Stop"
+kill -TERM "$node_pid"
+wait "$node_pid"
+node_pid=""
+left=$(grep -c "$work" /proc/mounts || true)
+[ "$left" = 0 ] || { echo "demo: $left mounts were left behind" >&2; exit 1; }
+echo "demo: all of it worked"
