@@ -76,6 +76,7 @@ type File struct {
 	Data []byte // the content, where Host is empty
 	Link string // the target of a symbolic link, where Host and Data are empty
 	Mode os.FileMode
+	Skip []string // names of files and folders at any depth below Host that are left out
 }
 
 // SyscallKind selects an allow-list of system calls.

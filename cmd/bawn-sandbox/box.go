@@ -1,0 +1,258 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"bawn.dev/bawn/internal/sandbox/linux/wire"
+)
+
+// box is one sandbox as the spawner sees it.
+type box struct {
+	s     *spawner
+	id    string
+	pid   int    // of its init, on the host
+	pidfd int    // 0 before clone
+	share string // the folder through which code arrives
+	ctl   *wire.Conn
+	group *group
+	gone  chan struct{} // closed when nothing is left
+
+	notify int // seccomp listener
+	tmp    int // descriptor of its /tmp
+
+	attached    atomic.Bool  // from here on refused calls are the function's, and reported
+	execAllowed atomic.Bool  // the manifest declares exec
+	firstExec   atomic.Int32 // execs that init itself may still do
+	program     atomic.Int64 // pid of the program on the host, 0 before
+	reports     limiter
+
+	mu      sync.Mutex
+	started bool
+	exit    wire.Exit
+}
+
+// makeShare makes a folder whose later mounts propagate into the sandbox, and
+// from there nowhere: the sandbox's user namespace makes it the receiving end.
+func (b *box) makeShare() error {
+	if err := unix.Mkdir(b.share, 0o711); err != nil {
+		return err
+	}
+	if err := unix.Mount(b.share, b.share, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", b.share, "", unix.MS_SHARED, "")
+}
+
+// clone makes the init in new namespaces. It runs on the thread that makes
+// all processes.
+func (b *box) clone(uid uint32, control *os.File, fds []int) error {
+	attr := initProcess
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(uid), Size: 1}, {ContainerID: programUID, HostID: int(uid) + 1, Size: 1}}
+	attr.GidMappings = attr.UidMappings
+	attr.PidFD = &b.pidfd
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"init"}, &syscall.ProcAttr{
+		Env:   []string{"GOMAXPROCS=1"},
+		Files: []uintptr{0, 1, 2, control.Fd(), uintptr(fds[0]), uintptr(fds[1])},
+		Sys:   &attr,
+	})
+	b.pid = pid
+	return err
+}
+
+// abandon undoes a start that failed.
+func (b *box) abandon() {
+	if b.pid > 0 {
+		b.kill()
+		b.reap()
+	}
+	b.clear()
+}
+
+func (b *box) kill() {
+	unix.PidfdSendSignal(b.pidfd, unix.SIGKILL, nil, 0)
+	if b.group != nil && b.group.frozen() {
+		b.group.freeze(false) // a frozen process does not even die
+	}
+}
+
+func (b *box) reap() {
+	for {
+		if _, err := unix.Wait4(b.pid, nil, 0, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// clear removes what the kernel does not remove by itself.
+func (b *box) clear() {
+	if b.group != nil {
+		b.exit.OOM = b.group.oomKills() > 0
+		if err := b.group.remove(); err != nil {
+			os.Stderr.WriteString("bawn-sandbox: " + err.Error() + "\n")
+		}
+	}
+	unix.Unmount(b.share, unix.MNT_DETACH)
+	unix.Unmount(b.share, unix.MNT_DETACH) // code may be mounted on the share
+	unix.Rmdir(b.share)
+	if b.ctl != nil {
+		b.ctl.Close()
+	}
+	for _, fd := range []int{b.pidfd, b.tmp} {
+		if fd > 0 {
+			unix.Close(fd)
+		}
+	}
+	if b.notify >= 0 && !b.watched() {
+		unix.Close(b.notify)
+	}
+}
+
+// watched reports whether answerCalls owns the listener.
+func (b *box) watched() bool {
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	return b.s.boxes[b.id] == b
+}
+
+// watch follows the init to its end.
+func (b *box) watch() {
+	for {
+		var m wire.FromInit
+		fds, err := b.ctl.Receive(&m)
+		if err != nil {
+			break
+		}
+		wire.CloseAll(fds)
+		b.mu.Lock()
+		switch {
+		case m.Error != "":
+			b.exit.Error = m.Error
+		case m.Started != 0:
+			b.program.Store(int64(childOf(b.pid)))
+		case m.Exited:
+			b.exit.Status, b.exit.Ran = m.Status, true
+		}
+		b.mu.Unlock()
+	}
+	b.kill() // an init that closed its socket has no business left
+	b.reap()
+	b.clear()
+	b.s.mu.Lock()
+	delete(b.s.boxes, b.id)
+	b.s.mu.Unlock()
+	close(b.gone)
+	b.mu.Lock()
+	exit := b.exit
+	b.mu.Unlock()
+	b.s.server.Send(&wire.Reply{ID: b.id, Exit: &exit})
+}
+
+// exec lets the init start the program.
+func (b *box) exec(e *wire.Exec) error {
+	if e == nil || len(e.Args) == 0 {
+		return errors.New("no program")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.started {
+		return errors.New("the sandbox already runs a program")
+	}
+	b.started = true
+	b.firstExec.Store(1)
+	return b.ctl.Send(e)
+}
+
+// childOf returns the first child of a process, or 0.
+func childOf(pid int) int {
+	tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	for _, t := range tasks {
+		list := read("/proc/"+strconv.Itoa(pid)+"/task/"+t.Name(), "children")
+		var child int
+		if _, err := fmt.Sscan(list, &child); err == nil {
+			return child
+		}
+	}
+	return 0
+}
+
+// listen makes a listener inside the sandbox's network namespace. The thread
+// that goes there is thrown away if it cannot come back.
+func (b *box) listen(port int) (int, error) {
+	if port < 1 || port > 65535 {
+		return -1, errors.New("bad port")
+	}
+	type result struct {
+		fd  int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			done <- result{-1, err}
+			return
+		}
+		defer unix.Close(home)
+		if err := unix.Setns(b.pidfd, unix.CLONE_NEWNET); err != nil {
+			done <- result{-1, err}
+			return
+		}
+		fd, err := listenTCP(port)
+		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- result{fd, err}
+	}()
+	r := <-done
+	return r.fd, r.err
+}
+
+func listenTCP(port int) (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err == nil {
+		err = unix.Listen(fd, 128)
+		if err == nil {
+			return fd, nil
+		}
+	}
+	unix.Close(fd)
+	return -1, fmt.Errorf("listen on port %d of the sandbox: %w", port, err)
+}
+
+// defaultTmp is the size that init gives /tmp.
+const defaultTmp = 16 << 20
+
+// openTmp keeps a handle on the sandbox's /tmp, to size it at attach.
+func (b *box) openTmp() (err error) {
+	b.tmp, err = unix.Open("/proc/"+strconv.Itoa(b.pid)+"/root/tmp", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return err
+}
+
+func (b *box) resizeTmp(size int64) error {
+	if size == defaultTmp {
+		return nil
+	}
+	fd, err := unix.Fspick(b.tmp, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	// Size 0 means "no limit" to the kernel; one page is the least that limits.
+	if err := unix.FsconfigSetString(fd, "size", strconv.FormatInt(max(size, 4096), 10)); err != nil {
+		return err
+	}
+	return unix.FsconfigReconfigure(fd)
+}

@@ -1,0 +1,389 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bawn.dev/bawn/internal/sandbox/linux/wire"
+)
+
+// cgroups knows where this host keeps the controllers and makes one group a
+// sandbox in each: in v1, where every controller is a hierarchy of its own, and
+// in v2, where there is one. It is written here and not taken from a library
+// because the helper must stay small and the libraries bring a message bus.
+type cgroups struct {
+	v2    bool
+	roots map[string]string // controller to the folder that holds this node's groups; v2 has one, named ""
+}
+
+// controllers are what a sandbox needs; v2 has the freezer built in.
+var controllers = []string{"memory", "cpu", "pids", "freezer"}
+
+// findCgroups makes this node's folder below the group that the spawner is in,
+// in every hierarchy, and empties it of what an earlier run left. It also
+// returns the controllers that are not there.
+func findCgroups(node string) (*cgroups, []string, error) {
+	own, err := ownCgroups()
+	if err != nil {
+		return nil, nil, err
+	}
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &cgroups{roots: map[string]string{}}
+	if dir, ok := mounts[""]; ok && len(mounts) == 1 {
+		c.v2 = true
+		missing, err := c.enterV2(filepath.Join(dir, own[""]), node)
+		return c, missing, err
+	}
+	var missing []string
+	for _, name := range append(controllers, "cpuacct") {
+		dir, ok := mounts[name]
+		if !ok {
+			missing = append(missing, name)
+			continue
+		}
+		root := filepath.Join(dir, own[name], "bawn-"+node)
+		if err := os.Mkdir(root, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			missing = append(missing, name)
+			continue
+		}
+		c.roots[name] = root
+	}
+	return c, missing, c.sweep()
+}
+
+// enterV2 hands the controllers down from the group at base. A v2 group that
+// has controllers for its children may hold no process itself, so the
+// processes that are there move into a leaf first.
+func (c *cgroups) enterV2(base, node string) (missing []string, err error) {
+	have, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"memory", "cpu", "pids"} {
+		if !hasWord(string(have), name) {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return missing, nil
+	}
+	if _, err := os.Stat(filepath.Join(base, "cgroup.type")); err == nil { // the root group has no such file, and no such rule
+		leaf := filepath.Join(base, "bawn-server")
+		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, err
+		}
+		procs, err := os.ReadFile(filepath.Join(base, "cgroup.procs"))
+		if err != nil {
+			return nil, err
+		}
+		for _, pid := range strings.Fields(string(procs)) {
+			if err := write(leaf, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+				return nil, err
+			}
+		}
+	}
+	root := filepath.Join(base, "bawn-"+node)
+	if err := os.Mkdir(root, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	for _, dir := range []string{base, root} {
+		if err := write(dir, "cgroup.subtree_control", "+memory +cpu +pids"); err != nil {
+			return nil, fmt.Errorf("the controllers of %s are not delegated: %w", dir, err)
+		}
+	}
+	c.roots[""] = root
+	return nil, c.sweep()
+}
+
+// sweep ends and removes whatever an earlier spawner of this node left.
+func (c *cgroups) sweep() error {
+	for name, root := range c.roots {
+		entries, err := os.ReadDir(root)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if !e.IsDir() {
+				continue
+			}
+			dir := filepath.Join(root, e.Name())
+			killAll(dir)
+			if c.v2 {
+				write(dir, "cgroup.freeze", "0")
+			} else if name == "freezer" {
+				write(dir, "freezer.state", "THAWED")
+			}
+			killAll(dir)
+		}
+	}
+	for _, root := range c.roots {
+		entries, _ := os.ReadDir(root)
+		for _, e := range entries {
+			if e.IsDir() {
+				if err := remove(filepath.Join(root, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// close removes this node's folders.
+func (c *cgroups) close() {
+	c.sweep()
+	for _, root := range c.roots {
+		remove(root)
+	}
+}
+
+func killAll(dir string) {
+	b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	for _, f := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+// remove removes an emptied group. The kernel needs a moment to forget the
+// last process; a second is far beyond what was ever seen.
+func remove(dir string) error {
+	for wait := 100 * time.Microsecond; ; wait *= 2 {
+		err := unix.Rmdir(dir)
+		if err == nil || err == unix.ENOENT {
+			return nil
+		}
+		if err != unix.EBUSY || wait > time.Second {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// group is the cgroups of one sandbox.
+type group struct {
+	c  *cgroups
+	id string
+}
+
+// overheadPIDs is what the init of a sandbox uses of the process limit.
+const overheadPIDs = 12
+
+// warmLimits hold while a sandbox has no function yet.
+var warmLimits = wire.Attach{Memory: 512 << 20, CPU: 1, PIDs: 64}
+
+func (c *cgroups) create(id string, pid int) (*group, error) {
+	g := &group{c, id}
+	for _, root := range c.roots {
+		dir := filepath.Join(root, id)
+		if err := unix.Mkdir(dir, 0o755); err != nil {
+			g.remove()
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	err := g.limit(&warmLimits)
+	for name := range c.roots {
+		if err == nil {
+			err = g.set(name, "cgroup.procs", strconv.Itoa(pid))
+		}
+	}
+	if err != nil {
+		g.remove()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (g *group) dir(controller string) string {
+	if g.c.v2 {
+		controller = ""
+	}
+	return filepath.Join(g.c.roots[controller], g.id)
+}
+
+func (g *group) set(controller, file, value string) error {
+	return write(g.dir(controller), file, value)
+}
+
+// cpuPeriod is the scheduler's window in microseconds; 100 ms is the kernel's
+// default.
+const cpuPeriod = 100_000
+
+// limit sets the hard limits.
+func (g *group) limit(a *wire.Attach) error {
+	memory := strconv.FormatInt(a.Memory, 10)
+	quota := strconv.FormatInt(max(int64(a.CPU*cpuPeriod), 1000), 10)
+	pids := strconv.Itoa(a.PIDs + overheadPIDs)
+	if g.c.v2 {
+		if err := g.set("", "memory.swap.max", "0"); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		return errors.Join(
+			g.set("", "memory.max", memory),
+			g.set("", "memory.oom.group", "1"),
+			g.set("", "cpu.max", quota+" "+strconv.Itoa(cpuPeriod)),
+			g.set("", "pids.max", pids))
+	}
+	return errors.Join(
+		g.set("memory", "memory.limit_in_bytes", memory),
+		g.set("cpu", "cpu.cfs_quota_us", quota),
+		g.set("pids", "pids.max", pids))
+}
+
+func (g *group) freeze(on bool) error {
+	if g.c.v2 {
+		value := "0"
+		if on {
+			value = "1"
+		}
+		return g.set("", "cgroup.freeze", value)
+	}
+	value := "THAWED"
+	if on {
+		value = "FROZEN"
+	}
+	return g.set("freezer", "freezer.state", value)
+}
+
+func (g *group) frozen() bool {
+	if g.c.v2 {
+		return hasWord(read(g.dir(""), "cgroup.events"), "frozen 1")
+	}
+	s := strings.TrimSpace(read(g.dir("freezer"), "freezer.state"))
+	return s == "FROZEN" || s == "FREEZING"
+}
+
+func (g *group) stats() wire.Stats {
+	var s wire.Stats
+	if g.c.v2 {
+		d := g.dir("")
+		s.CPU = keyed(read(d, "cpu.stat"), "usage_usec") * 1000
+		s.Memory = number(read(d, "memory.current"))
+		s.MaxMemory = number(read(d, "memory.peak"))
+		s.OOMKills = int(keyed(read(d, "memory.events"), "oom_kill"))
+		s.PIDs = int(number(read(d, "pids.current")))
+		return s
+	}
+	s.CPU = number(read(g.dir("cpuacct"), "cpuacct.usage"))
+	s.Memory = number(read(g.dir("memory"), "memory.usage_in_bytes"))
+	s.MaxMemory = number(read(g.dir("memory"), "memory.max_usage_in_bytes"))
+	s.OOMKills = g.oomKills()
+	s.PIDs = int(number(read(g.dir("pids"), "pids.current")))
+	return s
+}
+
+func (g *group) oomKills() int {
+	if g.c.v2 {
+		return int(keyed(read(g.dir(""), "memory.events"), "oom_kill"))
+	}
+	return int(keyed(read(g.dir("memory"), "memory.oom_control"), "oom_kill"))
+}
+
+func (g *group) remove() error {
+	var errs []error
+	for _, root := range g.c.roots {
+		errs = append(errs, remove(filepath.Join(root, g.id)))
+	}
+	return errors.Join(errs...)
+}
+
+// ownCgroups reads which group of each hierarchy this process is in.
+func ownCgroups() (map[string]string, error) {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	own := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		for _, name := range strings.Split(parts[1], ",") {
+			own[name] = parts[2]
+		}
+	}
+	return own, nil
+}
+
+// cgroupMounts reads where the hierarchies are mounted: one entry a v1
+// controller, and "" for v2 unless v1 has the controllers.
+func cgroupMounts() (map[string]string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	mounts, unified := map[string]string{}, ""
+	for line := range strings.Lines(string(b)) {
+		left, right, ok := strings.Cut(line, " - ")
+		l, r := strings.Fields(left), strings.Fields(right)
+		if !ok || len(l) < 5 || len(r) < 3 {
+			continue
+		}
+		switch r[0] {
+		case "cgroup2":
+			unified = l[4]
+		case "cgroup":
+			for _, o := range strings.Split(r[2], ",") {
+				mounts[o] = l[4]
+			}
+		}
+	}
+	if _, v1 := mounts["memory"]; !v1 && unified != "" {
+		return map[string]string{"": unified}, nil
+	}
+	return mounts, nil
+}
+
+func write(dir, file, value string) error {
+	fd, err := unix.Open(dir+"/"+file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return fmt.Errorf("write %s to %s: %w", value, file, err)
+	}
+	return nil
+}
+
+func read(dir, file string) string {
+	fd, err := unix.Open(dir+"/"+file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var buf [4096]byte
+	n, _ := unix.Read(fd, buf[:])
+	return string(buf[:max(n, 0)])
+}
+
+func number(s string) int64 {
+	n, _ := strconv.ParseInt(string(bytes.TrimSpace([]byte(s))), 10, 64)
+	return n
+}
+
+func keyed(s, key string) int64 {
+	for line := range strings.Lines(s) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok && k == key {
+			return number(v)
+		}
+	}
+	return 0
+}
+
+func hasWord(s, word string) bool {
+	return strings.Contains(" "+strings.Join(strings.Fields(s), " ")+" ", " "+word+" ")
+}

@@ -1,0 +1,466 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"bawn.dev/bawn/internal/sandbox/linux/wire"
+)
+
+// spawner is the long-lived privileged process. It answers the one server at
+// the other end of its socket and ends, with every sandbox, when that is gone.
+type spawner struct {
+	server   *wire.Conn
+	base     string // the folder that its private mounts hang from
+	cgroups  *cgroups
+	missing  []string // cgroup controllers that are not there
+	landlock int      // the kernel's Landlock version that is used
+	forks    chan func()
+
+	mu     sync.Mutex
+	images map[string]*wire.Image
+	boxes  map[string]*box
+	code   map[string]int // detached overlay by its folders
+	ending bool
+}
+
+// masked are the parts of /proc that tell of the host or reach into it; the
+// list is the one that container engines use, and the ones with sizes and
+// command lines of the host.
+var masked = []string{
+	"/proc/acpi", "/proc/asound", "/proc/bus", "/proc/cgroups", "/proc/cmdline", "/proc/consoles", "/proc/config.gz",
+	"/proc/diskstats", "/proc/driver", "/proc/fs", "/proc/interrupts", "/proc/iomem", "/proc/ioports", "/proc/irq",
+	"/proc/kallsyms", "/proc/kcore", "/proc/key-users", "/proc/keys", "/proc/kmsg", "/proc/kpagecgroup",
+	"/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/locks", "/proc/modules", "/proc/partitions",
+	"/proc/pressure", "/proc/sched_debug", "/proc/schedstat", "/proc/scsi", "/proc/slabinfo", "/proc/softirqs",
+	"/proc/swaps", "/proc/sysrq-trigger", "/proc/sysvipc", "/proc/timer_list", "/proc/timer_stats", "/proc/tty",
+	"/proc/vmallocinfo", "/proc/zoneinfo",
+}
+
+func runSpawner(base, node string) error {
+	server, err := wire.New(3)
+	if err != nil {
+		return err
+	}
+	unix.CloseOnExec(3)
+	unix.Umask(0o022)
+	s := &spawner{
+		server: server, base: base,
+		images: map[string]*wire.Image{}, boxes: map[string]*box{}, code: map[string]int{},
+		forks: make(chan func()),
+	}
+	if err := s.mountBase(); err != nil {
+		return err
+	}
+	if s.cgroups, s.missing, err = findCgroups(node); err != nil {
+		return fmt.Errorf("cgroups: %w", err)
+	}
+	s.landlock = landlockVersion()
+	// The parent-death signal of an init fires when the thread that made it
+	// ends, so one thread makes them all and never ends.
+	go func() {
+		runtime.LockOSThread()
+		for f := range s.forks {
+			f()
+		}
+	}()
+	err = s.serve()
+	s.end()
+	return err
+}
+
+// mountBase makes a small file system, seen by this process and its children
+// alone, and makes it the working folder: children of other users reach it only
+// from there.
+func (s *spawner) mountBase() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("bawn", s.base, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0711,size=8m"); err != nil {
+		return fmt.Errorf("mount %s: %w", s.base, err)
+	}
+	if err := unix.Chdir(s.base); err != nil {
+		return err
+	}
+	for _, dir := range []string{"r", "s", "n", "e", "d", "p"} {
+		if err := unix.Mkdir(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	unix.Chmod("e", 0o555)
+	unix.Chmod("d", 0o755)
+	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9} {
+		if err := unix.Mknod("d/"+name, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
+			return fmt.Errorf("make device %s: %w", name, err)
+		}
+		unix.Chmod("d/"+name, 0o666)
+	}
+	for name, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"} {
+		if err := unix.Symlink(target, "d/"+name); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{"d", "e"} { // binds of their own, so that they can be read-only
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
+			return err
+		}
+	}
+	// A new /proc may be mounted in a user namespace only where a whole one is
+	// visible already; the host's own may be covered in places.
+	return unix.Mount("proc", "p", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+}
+
+func (s *spawner) serve() error {
+	for {
+		var req wire.Request
+		fds, err := s.server.Receive(&req)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err // a server that talks nonsense is not trusted with the next message
+		}
+		go s.answer(&req, fds)
+	}
+}
+
+func (s *spawner) answer(req *wire.Request, fds []int) {
+	reply := wire.Reply{Seq: req.Seq}
+	out, err := s.do(req, fds, &reply)
+	if err != nil {
+		reply = wire.Reply{Seq: req.Seq, Error: err.Error()}
+	}
+	wire.CloseAll(fds)
+	if out >= 0 {
+		s.server.Send(&reply, out)
+		unix.Close(out)
+		return
+	}
+	s.server.Send(&reply)
+}
+
+// do carries out one request. It returns a descriptor to pass along, or -1.
+func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, error) {
+	switch req.Op {
+	case wire.OpProbe:
+		reply.Probe = s.probe()
+		return -1, nil
+	case wire.OpImage:
+		return -1, s.addImage(req.Image)
+	case wire.OpStart:
+		return -1, s.start(req.ID, req.Start, fds)
+	}
+	s.mu.Lock()
+	b := s.boxes[req.ID]
+	s.mu.Unlock()
+	if b == nil {
+		return -1, errors.New("the sandbox has ended")
+	}
+	switch req.Op {
+	case wire.OpAttach:
+		return -1, s.attach(b, req.Attach)
+	case wire.OpExec:
+		return -1, b.exec(req.Exec)
+	case wire.OpListen:
+		return b.listen(req.Port)
+	case wire.OpFreeze:
+		return -1, b.group.freeze(true)
+	case wire.OpThaw:
+		return -1, b.group.freeze(false)
+	case wire.OpStats:
+		st := b.group.stats()
+		reply.Stats = &st
+		return -1, nil
+	case wire.OpInspect:
+		reply.Facts = s.inspect(b)
+		return -1, nil
+	case wire.OpKill:
+		b.kill()
+		return -1, nil
+	}
+	return -1, fmt.Errorf("unknown request %q", req.Op)
+}
+
+// checkID keeps the identifiers that become file names harmless.
+func checkID(id string) error {
+	if id == "" || len(id) > 40 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || id[0] == '.' {
+		return fmt.Errorf("bad identifier %.60q", id)
+	}
+	return nil
+}
+
+// addImage mounts a prepared folder as a read-only root. An overlay hides the
+// host path that a bind mount would show in the sandbox's mount table.
+func (s *spawner) addImage(img *wire.Image) error {
+	if img == nil {
+		return errors.New("no image")
+	}
+	if err := checkID(img.Name); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.images[img.Name]; old != nil {
+		if old.Dir != img.Dir {
+			return fmt.Errorf("image %s is already another folder", img.Name)
+		}
+		return nil
+	}
+	fd, err := s.overlay([]string{img.Dir}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	dir := "r/" + img.Name
+	if err := unix.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount image %s: %w", img.Name, err)
+	}
+	s.images[img.Name] = img
+	return nil
+}
+
+// overlay makes a detached read-only mount of folders, the first on top. Its
+// options name descriptors, so no path of the host shows in them.
+func (s *spawner) overlay(dirs []string, attrs int) (int, error) {
+	if len(dirs) == 0 || len(dirs) > 8 {
+		return -1, errors.New("want 1 to 8 folders")
+	}
+	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("overlay: %w", err)
+	}
+	defer unix.Close(fsfd)
+	var lower []string
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
+			return -1, fmt.Errorf("folder %.200q is not absolute", dir)
+		}
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return -1, fmt.Errorf("open %.200q: %w", dir, err)
+		}
+		defer unix.Close(fd)
+		lower = append(lower, fmt.Sprintf("/proc/self/fd/%d", fd))
+	}
+	// Without an upper layer the kernel asks for two lower ones.
+	lower = append(lower, "e")
+	if err := unix.FsconfigSetString(fsfd, "source", "bawn"); err != nil {
+		return -1, err
+	}
+	if err := unix.FsconfigSetString(fsfd, "lowerdir", strings.Join(lower, ":")); err != nil {
+		return -1, fmt.Errorf("overlay: %w", err)
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return -1, fmt.Errorf("overlay: %w", err)
+	}
+	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return -1, fmt.Errorf("overlay: %w", err)
+	}
+	return fd, nil
+}
+
+// attach gives a sandbox its limits, its code and its policy, in this order:
+// code must never be there without its limits.
+func (s *spawner) attach(b *box, a *wire.Attach) error {
+	if a == nil || a.Memory < 1<<20 || a.CPU <= 0 || a.PIDs < 1 || a.Tmp < 0 {
+		return errors.New("bad limits")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.attached.Load() {
+		return errors.New("the sandbox already has a function")
+	}
+	if err := b.group.limit(a); err != nil {
+		return err
+	}
+	if err := b.resizeTmp(a.Tmp); err != nil {
+		return fmt.Errorf("size of /tmp: %w", err)
+	}
+	code, err := s.codeMount(a.Code)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(code)
+	if err := unix.MoveMount(code, "", unix.AT_FDCWD, b.share, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount code: %w", err)
+	}
+	b.execAllowed.Store(a.Exec)
+	b.attached.Store(true)
+	return nil
+}
+
+// maxCodeMounts bounds how many overlays are kept for the next sandbox of the
+// same version.
+const maxCodeMounts = 256
+
+// codeMount returns a detached read-only mount of a version's folders.
+func (s *spawner) codeMount(dirs []string) (int, error) {
+	// A folder that was replaced under the same path is another folder.
+	var key string
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return -1, fmt.Errorf("code folder: %w", err)
+		}
+		key += fmt.Sprintf("%s:%d:%d\x00", dir, st.Dev, st.Ino)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if fd, ok := s.code[key]; ok {
+		return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	}
+	fd, err := s.overlay(dirs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return -1, err
+	}
+	if len(s.code) >= maxCodeMounts {
+		for k, old := range s.code {
+			unix.Close(old)
+			delete(s.code, k)
+			break
+		}
+	}
+	s.code[key] = fd
+	return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+}
+
+// end kills every sandbox, waits for each and removes what it made.
+func (s *spawner) end() {
+	s.mu.Lock()
+	s.ending = true
+	boxes := make([]*box, 0, len(s.boxes))
+	for _, b := range s.boxes {
+		boxes = append(boxes, b)
+	}
+	s.mu.Unlock()
+	for _, b := range boxes {
+		b.kill()
+	}
+	for _, b := range boxes {
+		<-b.gone
+	}
+	if s.cgroups != nil {
+		s.cgroups.close()
+	}
+	unix.Chdir("/")
+	unix.Unmount(s.base, unix.MNT_DETACH)
+}
+
+// fork runs f on the one thread that makes processes.
+func (s *spawner) fork(f func() error) error {
+	done := make(chan error, 1)
+	s.forks <- func() { done <- f() }
+	return <-done
+}
+
+// start makes a sandbox. fds are the program's socket and its output.
+func (s *spawner) start(id string, st *wire.Start, fds []int) (err error) {
+	if st == nil || len(fds) != 2 {
+		return errors.New("want a start and two descriptors")
+	}
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if st.UID < 1<<16 || st.UID > 1<<31-2 {
+		return errors.New("bad user")
+	}
+	s.mu.Lock()
+	img := s.images[st.Image]
+	_, taken := s.boxes[id]
+	ending := s.ending
+	s.mu.Unlock()
+	switch {
+	case img == nil:
+		return fmt.Errorf("image %.60q is not prepared", st.Image)
+	case taken:
+		return errors.New("identifier in use")
+	case ending:
+		return errors.New("the spawner is stopping")
+	}
+	b := &box{s: s, id: id, share: "s/" + id, gone: make(chan struct{}), notify: -1}
+	defer func() {
+		if err != nil {
+			b.abandon()
+		}
+	}()
+	if err := b.makeShare(); err != nil {
+		return err
+	}
+	ctl, theirs, err := wire.Pair()
+	if err != nil {
+		return err
+	}
+	b.ctl = ctl
+	err = s.fork(func() error { return b.clone(st.UID, theirs, fds) })
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if b.group, err = s.cgroups.create(id, b.pid); err != nil {
+		return err
+	}
+	setup := wire.Setup{
+		Root: "r/" + st.Image, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
+		Filter: img.Filter, Landlock: s.landlock, Mask: masked,
+	}
+	if err := ctl.Send(&setup); err != nil {
+		return err
+	}
+	var ready wire.FromInit
+	got, err := ctl.Receive(&ready)
+	if err != nil {
+		return fmt.Errorf("init ended: %w", err)
+	}
+	if !ready.Ready || len(got) != 1 {
+		wire.CloseAll(got)
+		return fmt.Errorf("init: %s", ready.Error)
+	}
+	b.notify = got[0]
+	if err := b.openTmp(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.boxes[id] = b
+	s.mu.Unlock()
+	go b.answerCalls()
+	go b.watch()
+	if st.Exec != nil {
+		return b.exec(st.Exec)
+	}
+	return nil
+}
+
+func landlockVersion() int {
+	v, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if errno != 0 {
+		return 0
+	}
+	return min(int(v), maxLandlock)
+}
+
+// maxLandlock is the newest version whose rights restrictPaths knows.
+const maxLandlock = 6
+
+// initProcess is what a new init looks like from here.
+var initProcess = syscall.SysProcAttr{
+	Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
+		unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+	Credential:                 &syscall.Credential{NoSetGroups: true}, // user 0 of its own namespace, or exec would take its rights
+	GidMappingsEnableSetgroups: true,
+	Pdeathsig:                  syscall.SIGKILL,
+}
