@@ -43,7 +43,7 @@ func OpenBlobs(ctx context.Context, s *Store, name string) (*Blobs, error) {
 	}
 	// As the object store itself would make it, so that its tools can read it;
 	// made here for the check against damage.
-	js, _, err := s.openStream(ctx, jetstream.StreamConfig{
+	js, err := s.openStream(ctx, jetstream.StreamConfig{
 		Name:         "OBJ_" + name,
 		Subjects:     []string{"$O." + name + ".C.>", "$O." + name + ".M.>"},
 		MaxBytes:     maxBlobBytes,

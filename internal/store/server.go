@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -38,6 +39,7 @@ const (
 	formatNumber = "1"      // layout of what is stored; see [checkFormat]
 	writeTimeout = 15 * time.Second
 	readTimeout  = 15 * time.Second
+	closeTimeout = 10 * time.Second
 	minRoom      = 16 << 20  // bytes of disk that must stay free, at least …
 	maxRoom      = 256 << 20 // … and at most; between them 1/20 of the disk
 )
@@ -61,6 +63,15 @@ type Store struct {
 	read  *nats.Conn // apart, because the server answers reads in the connection's own loop
 	js    jetstream.JetStream
 	room  int64 // bytes of disk below which nothing is written
+
+	mu    sync.Mutex
+	files []*os.File // closed at the end
+}
+
+func (s *Store) atClose(f *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files = append(s.files, f)
 }
 
 // Open starts the embedded server on cfg.Dir and recovers what is there. It
@@ -105,7 +116,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	srv.SetLoggerV2(serverLog{cfg.Log}, false, false, false)
 	s.srv = srv
-	srv.Start()
+	// Start reads what is stored before it returns, and a damaged file can keep
+	// it from returning at all.
+	go srv.Start()
 	if err := s.connect(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -142,17 +155,34 @@ func (s *Store) connect(ctx context.Context) error {
 	return nil
 }
 
-// Close stops the server after what was acknowledged is written. Everything
-// opened on the store must be closed before.
+// Close stops the server. Everything opened on the store must be closed before.
+// What was acknowledged is on the disk in any case: a server that does not stop
+// in time, which only a damaged file can make happen, is left to the end of the
+// process, with an error.
 func (s *Store) Close() error {
 	for _, c := range []*nats.Conn{s.write, s.read} {
 		if c != nil {
 			c.Close()
 		}
 	}
-	s.srv.Shutdown()
-	s.srv.WaitForShutdown()
-	return nil
+	s.mu.Lock()
+	for _, f := range s.files {
+		f.Close() // each write to it was synced
+	}
+	s.files = nil
+	s.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.srv.Shutdown()
+		s.srv.WaitForShutdown()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(closeTimeout):
+		return bawn.Errorf(bawn.CodeUnavailable, "store.close", "the store did not stop in %v", closeTimeout)
+	}
 }
 
 // Healthy returns nil while the store can be written to, and otherwise an
@@ -213,19 +243,20 @@ func damaged(op, what string, args ...any) *bawn.Error {
 // openStream makes the JetStream stream or changes it to cfg. A stream whose
 // files are there but which the server did not recover is damaged: making it
 // anew would turn lost data into an empty, healthy looking stream.
-func (s *Store) openStream(ctx context.Context, cfg jetstream.StreamConfig) (js jetstream.Stream, existed bool, err error) {
+func (s *Store) openStream(ctx context.Context, cfg jetstream.StreamConfig) (js jetstream.Stream, err error) {
 	const op = "store.open"
-	if js, err = s.js.Stream(ctx, cfg.Name); err == nil {
-		existed = true
-	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, false, s.fail(err, op)
-	} else if _, err := os.Stat(filepath.Join(s.dir, "jetstream", "$G", "streams", cfg.Name, "meta.inf")); err == nil {
-		return nil, false, damaged(op, "the stored stream %s is damaged: its files are there and cannot be read", cfg.Name)
+	if _, err = s.js.Stream(ctx, cfg.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = os.Stat(filepath.Join(s.dir, "jetstream", "$G", "streams", cfg.Name, "meta.inf"))
+		if err == nil {
+			return nil, damaged(op, "the stored stream %s is damaged: its files are there and cannot be read", cfg.Name)
+		}
+	} else if err != nil {
+		return nil, s.fail(err, op)
 	}
 	if js, err = s.js.CreateOrUpdateStream(ctx, cfg); err != nil {
-		return nil, false, s.fail(err, op)
+		return nil, s.fail(err, op)
 	}
-	return js, existed, nil
+	return js, nil
 }
 
 // checkFormat keeps a Bawn from reading a layout that it does not know, which

@@ -72,7 +72,7 @@ func OpenStream(ctx context.Context, s *Store, cfg StreamConfig) (*Stream, error
 	if cfg.MaxBytes <= 0 {
 		return nil, bawn.Errorf(bawn.CodeInternal, "store.stream", "the stream %s has no size limit", cfg.Name)
 	}
-	js, _, err := s.openStream(ctx, jetstream.StreamConfig{
+	js, err := s.openStream(ctx, jetstream.StreamConfig{
 		Name:         "S_" + cfg.Name,
 		Subjects:     []string{"S." + cfg.Name + ".>"},
 		MaxBytes:     cfg.MaxBytes,

@@ -9,8 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -36,8 +40,10 @@ const (
 // JetStream can lose a value of a bucket to one flipped bit and stay healthy.
 // A lost value must not look like one that never was (a missing rule that
 // denies, a function that is gone), so each write carries a seal: the number
-// of live keys after it and a hash over them all. Opening compares the newest
-// seal with what is there and fails if they differ.
+// of live keys after it and a hash over them all. The newest seal is kept in a
+// file outside of JetStream too, since a damaged block can lose its end as if
+// it had never been written. Opening compares both with what is there and
+// fails if they differ.
 type Table[T any] struct {
 	s      *Store
 	name   string
@@ -47,6 +53,7 @@ type Table[T any] struct {
 	wmu      sync.Mutex // held by whoever writes, catches up, or adds a watcher
 	seq      uint64     // newest message applied
 	seal     [sha256.Size]byte
+	mark     *os.File
 	behind   bool // a write ended without an answer: the stream may be ahead
 	watchers []*watcher[T]
 
@@ -72,7 +79,7 @@ func OpenTable[T any](ctx context.Context, s *Store, name string) (*Table[T], er
 	if err := bawn.CheckName("table", name); err != nil {
 		return nil, err
 	}
-	js, _, err := s.openStream(ctx, jetstream.StreamConfig{
+	js, err := s.openStream(ctx, jetstream.StreamConfig{
 		// The layout of a KV bucket, so that NATS' own tools can read it.
 		Name:              "KV_" + name,
 		Subjects:          []string{"$KV." + name + ".>"},
@@ -121,6 +128,21 @@ func (t *Table[T]) load(ctx context.Context) error {
 	}
 	if t.seq != info.State.LastSeq || info.State.LastSeq > 0 && last != t.sealText() {
 		return damaged(op, "the stored table %s is damaged: values are missing or were changed", t.name)
+	}
+	if t.mark, err = openMark(filepath.Join(t.s.dir, "seal-"+t.name), t.seq == 0); err != nil {
+		return err
+	}
+	t.s.atClose(t.mark)
+	seq, seal, err := readMark(t.mark)
+	if err != nil {
+		return err
+	}
+	// A write that was never acknowledged may be ahead of the file.
+	if seq > t.seq || seq == t.seq && seq > 0 && seal != last {
+		return damaged(op, "the stored table %s is damaged: its newest values are missing", t.name)
+	}
+	if err := writeMark(t.mark, t.seq, t.sealText()); err != nil {
+		return t.s.fail(err, op)
 	}
 	if len(dead) <= maxTombstones {
 		return nil
@@ -317,8 +339,13 @@ func (t *Table[T]) put(ctx context.Context, key string, v *T, rev uint64) (uint6
 		// The whole table must be as it is in memory, or the seal would lie.
 		ack, err := t.s.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequence(t.seq))
 		if err == nil {
-			_, err := t.apply(rawMessage{subject: m.Subject, seq: ack.Sequence, header: m.Header, data: data})
-			return ack.Sequence, err
+			if _, err := t.apply(rawMessage{subject: m.Subject, seq: ack.Sequence, header: m.Header, data: data}); err != nil {
+				return 0, err
+			}
+			if err := writeMark(t.mark, t.seq, t.sealText()); err != nil {
+				return 0, t.s.fail(err, op)
+			}
+			return ack.Sequence, nil
 		}
 		t.behind = true
 		var api *jetstream.APIError
@@ -375,6 +402,82 @@ func xor(a *[sha256.Size]byte, b [sha256.Size]byte) {
 	for i := range a {
 		a[i] ^= b[i]
 	}
+}
+
+// markSlot is where the newest seal goes: two slots in turn, each within one
+// disk sector, so that a torn write leaves the other one.
+const markSlot = 512
+
+// openMark opens the file of the newest seal. It is made only with the table.
+func openMark(name string, make bool) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err == nil {
+		return f, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, markError(err)
+	}
+	if !make {
+		return nil, damaged("store.table", "the file %s in the store's folder is missing", filepath.Base(name))
+	}
+	// It gets its name once it is whole.
+	if f, err = os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+		return nil, markError(err)
+	}
+	if err = writeMark(f, 0, "0"); err == nil {
+		err = os.Rename(name+".new", name)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(name))
+	}
+	if err != nil {
+		f.Close()
+		return nil, markError(err)
+	}
+	return f, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func markError(err error) error {
+	return bawn.Wrap(err, bawn.CodeUnavailable, "store.table", "the store's folder cannot be written to").
+		WithFix("give --data a folder that Bawn may write to, on a disk with free space")
+}
+
+func writeMark(f *os.File, seq uint64, seal string) error {
+	text := fmt.Sprintf("%d %s ", seq, seal)
+	text += fmt.Sprintf("%x\n", sha256.Sum256([]byte(text)))
+	if _, err := f.WriteAt([]byte(text), int64(seq%2)*markSlot); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func readMark(f *os.File) (seq uint64, seal string, err error) {
+	found := false
+	for slot := range 2 {
+		b := make([]byte, markSlot)
+		n, _ := f.ReadAt(b, int64(slot)*markSlot)
+		line, _, _ := strings.Cut(string(b[:n]), "\n")
+		i := strings.LastIndexByte(line, ' ') + 1
+		if fmt.Sprintf("%x", sha256.Sum256([]byte(line[:i]))) != line[i:] {
+			continue
+		}
+		num, text, _ := strings.Cut(line[:i], " ")
+		if q, err := strconv.ParseUint(num, 10, 64); err == nil && (!found || q > seq) {
+			seq, seal, found = q, strings.TrimSpace(text), true
+		}
+	}
+	if !found {
+		return 0, "", damaged("store.table", "the file %s in the store's folder is damaged", filepath.Base(f.Name()))
+	}
+	return seq, seal, nil
 }
 
 // checkKey holds keys to names joined by dots, so that none is a pattern or
