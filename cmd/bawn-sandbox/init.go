@@ -93,7 +93,6 @@ func lockDown(s *wire.Setup) (listener int, err error) {
 		do   func() error
 	}{
 		{"cgroup namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
-		{"groups", func() error { return syscall.Setgroups(nil) }},
 		{"hostname", func() error { return unix.Sethostname([]byte("bawn")) }},
 		{"loopback", loopbackUp},
 		{"root", func() error { return enterRoot(s) }},

@@ -52,6 +52,9 @@ func runSpawner(base, node string) error {
 	}
 	unix.CloseOnExec(3)
 	unix.Umask(0o022)
+	if err := syscall.Setgroups(nil); err != nil { // no sandbox inherits a group of root's
+		return fmt.Errorf("drop groups: %w", err)
+	}
 	s := &spawner{
 		server: server, base: base,
 		images: map[string]*wire.Image{}, boxes: map[string]*box{}, code: map[string]int{},

@@ -8,7 +8,7 @@ import (
 )
 
 // newDriver returns a driver in a folder of its own, closed at the test's end.
-func newDriver(t *testing.T) *Driver {
+func newDriver(t testing.TB) *Driver {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("making sandboxes needs root")

@@ -1,0 +1,221 @@
+package linux
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bawn.dev/bawn/internal/sandbox"
+)
+
+// eventually waits for something that the kernel does in its own time.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 400 {
+		if ok() {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	t.Errorf("after 10 s still not: %s", what)
+}
+
+// groupsOf lists what cgroups of a node there are.
+func groupsOf(node string) []string {
+	var found []string
+	filepath.WalkDir("/sys/fs/cgroup", func(name string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(name, "bawn-"+node) {
+			found = append(found, name)
+		}
+		return nil
+	})
+	return found
+}
+
+// usersOf lists processes of sandbox users, by their host user.
+func processesOfSandboxes() map[int]string {
+	found := map[int]string{}
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		status, _ := os.ReadFile("/proc/" + e.Name() + "/status")
+		for line := range strings.Lines(string(status)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "Uid:" {
+				if uid, _ := strconv.Atoi(f[1]); uid >= firstUID && uid < endUID {
+					found[pid] = string(status)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// startEmpty starts a parked sandbox.
+func startEmpty(t testing.TB, d *Driver, id string) sandbox.Sandbox {
+	t.Helper()
+	if err := d.Prepare(context.Background(), sandbox.Image{Name: "empty", Syscall: sandbox.SyscallProvided}); err != nil {
+		t.Fatal(err)
+	}
+	box, err := d.Start(context.Background(), sandbox.Spec{ID: id, Image: "empty"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return box
+}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("making sandboxes needs root")
+	}
+	d, err := New(Config{Dir: t.TempDir(), Node: "leave-nothing"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := processesOfSandboxes()
+	var boxes []sandbox.Sandbox
+	for i := range 5 {
+		boxes = append(boxes, startEmpty(t, d, fmt.Sprint("n-", i)))
+	}
+	if err := boxes[0].Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	helper := d.spawner.cmd.Process.Pid
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range boxes {
+		select {
+		case <-b.Done():
+		default:
+			t.Errorf("%s is not done after Close", b.ID())
+		}
+	}
+	if left := groupsOf("leave-nothing"); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
+	if now := processesOfSandboxes(); len(now) > len(before) {
+		t.Errorf("processes are left: %v", now)
+	}
+	if err := syscall.Kill(helper, 0); err == nil {
+		t.Error("the helper still runs")
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	if strings.Contains(string(mounts), d.cfg.Dir) {
+		t.Error("mounts are left in the host's table")
+	}
+	if _, err := d.Start(t.Context(), sandbox.Spec{ID: "late", Image: "empty"}); err == nil {
+		t.Error("a closed driver started a sandbox")
+	}
+}
+
+func TestHelperKilled(t *testing.T) {
+	d := newDriver(t)
+	before := len(processesOfSandboxes())
+	running, frozen := startEmpty(t, d, "r"), startEmpty(t, d, "f")
+	if err := frozen.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(d.spawner.cmd.Process.Pid, syscall.SIGKILL)
+	for _, b := range []sandbox.Sandbox{running, frozen} {
+		select {
+		case <-b.Done():
+			if b.Exit().Err == nil {
+				t.Errorf("%s ended without a reason", b.ID())
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s is not told of the helper's end", b.ID())
+		}
+	}
+	// The images need no new Prepare.
+	again, err := d.Start(t.Context(), sandbox.Spec{ID: "again", Image: "empty"})
+	if err != nil {
+		t.Fatalf("Start after the helper was killed: %v", err)
+	}
+	eventually(t, "the old sandboxes are gone, the frozen one too", func() bool {
+		return len(processesOfSandboxes()) == before+1
+	})
+	again.Kill()
+	<-again.Done()
+}
+
+// TestServerKilled runs a server that makes sandboxes in a process of its own
+// and kills that: helper, sandboxes and cgroups must go with it.
+func TestServerKilled(t *testing.T) {
+	const asServer = "BAWN_TEST_SERVER"
+	if dir := os.Getenv(asServer); dir != "" {
+		d, err := New(Config{Dir: dir, Node: "killed"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		startEmpty(t, d, "a")
+		startEmpty(t, d, "b").Freeze(t.Context())
+		fmt.Println("helper", d.spawner.cmd.Process.Pid)
+		select {}
+	}
+	if os.Getuid() != 0 {
+		t.Skip("making sandboxes needs root")
+	}
+	before := len(processesOfSandboxes())
+	cmd := exec.Command(os.Args[0], "-test.run=^TestServerKilled$")
+	cmd.Env = append(os.Environ(), asServer+"="+t.TempDir())
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var helper int
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if n, _ := fmt.Sscanf(lines.Text(), "helper %d", &helper); n == 1 {
+			break
+		}
+	}
+	if helper == 0 {
+		t.Fatal("the server did not start")
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	eventually(t, "the helper has ended", func() bool { return syscall.Kill(helper, 0) != nil })
+	eventually(t, "the sandboxes have ended", func() bool { return len(processesOfSandboxes()) == before })
+	if left := groupsOf("killed"); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
+}
+
+func TestUsersAreNotUsedTwice(t *testing.T) {
+	d := &Driver{cfg: Config{Dir: t.TempDir()}}
+	seen := map[uint32]bool{}
+	for range uidBlock {
+		uid, err := d.takeUID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[uid] || seen[uid+1] || uid < firstUID || uid > endUID {
+			t.Fatalf("user %d again, or out of range", uid)
+		}
+		seen[uid] = true
+	}
+	again := &Driver{cfg: d.cfg} // a restart
+	uid, err := again.takeUID()
+	if err != nil || seen[uid] {
+		t.Errorf("after a restart user %d again (%v)", uid, err)
+	}
+	if err := os.WriteFile(filepath.Join(d.cfg.Dir, "next-uid"), []byte("12"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&Driver{cfg: d.cfg}).takeUID(); err == nil {
+		t.Error("a damaged counter was believed")
+	}
+}
