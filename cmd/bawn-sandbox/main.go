@@ -5,7 +5,7 @@
 // that needs privileges: what it costs to make a sandbox does not grow with the
 // server's heap. As "init" it is the first process of one sandbox: it sets the
 // sandbox up from the inside, locks itself and everything after it, runs the
-// program and reports how that ended.
+// program and reports how that ended. As "selftest" it is such a program.
 package main
 
 import (
@@ -25,6 +25,8 @@ func main() {
 		err = runSpawner(os.Args[2], os.Args[3])
 	case len(os.Args) == 1 && os.Args[0] == "init":
 		err = runInit()
+	case len(os.Args) == 2 && os.Args[1] == "selftest":
+		err = runSelfTest()
 	default:
 		os.Stderr.WriteString("bawn-sandbox is a part of bawn and is started by it: run bawn up\n")
 		os.Exit(2)
