@@ -132,10 +132,9 @@ type loadHead struct {
 	Env       map[string]string `json:"env"`
 }
 
+// load may be called before ready: a program that finds the frame waiting when
+// it has started loads at once and leaves its exercises out.
 func (w *frameWorker) load(ctx context.Context, id Identity) error {
-	if err := w.ready(ctx); err != nil {
-		return err
-	}
 	defer w.guard(ctx, time.Time{})()
 	w.arn = id.ARN("")
 	v := id.Version
@@ -149,6 +148,9 @@ func (w *frameWorker) load(ctx context.Context, id Identity) error {
 	}
 	if err := w.write(head, nil); err != nil {
 		return w.fail(ctx, err)
+	}
+	if err := w.ready(ctx); err != nil {
+		return err
 	}
 	h, body, err := readFrame(w.r, maxErrorBytes)
 	if err != nil {

@@ -208,20 +208,26 @@ def fork(event, context):
 				t.Errorf("an event of %d bytes came back as %d", len(event), len(res.Payload))
 			}
 		})
-		t.Run("log", func(t *testing.T) {
-			p := start("app.py", app)
-			mustLoad(t, p, testIdentity(r, "app.lines"))
-			if _, err := p.invoke(t.Context(), &bawn.Call{ID: "some-id", Event: []byte("{}")}, time.Now().Add(10*time.Second)); err != nil {
-				t.Fatal(err)
-			}
-			p.close()
-			_, log := p.exit(t)
-			stamp := `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`
-			want := `^loading\n\[INFO\]\t` + stamp + `\tsome-id\tinformed\nof\n\[WARNING\]\t` + stamp + `\tsome-id\twarned\nby context\nprinted\nno newline$`
-			if !regexp.MustCompile(want).MatchString(log) {
-				t.Errorf("log is %q, want %q", log, want)
-			}
-		})
+		for _, warm := range []bool{true, false} {
+			t.Run(fmt.Sprintf("log, warm %v", warm), func(t *testing.T) {
+				p := start("app.py", app)
+				if warm {
+					mustLoad(t, p, testIdentity(r, "app.lines"))
+				} else if err := p.load(t.Context(), testIdentity(r, "app.lines")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := p.invoke(t.Context(), &bawn.Call{ID: "some-id", Event: []byte("{}")}, time.Now().Add(10*time.Second)); err != nil {
+					t.Fatal(err)
+				}
+				p.close()
+				_, log := p.exit(t)
+				stamp := `\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`
+				want := `^loading\n\[INFO\]\t` + stamp + `\tsome-id\tinformed\nof\n\[WARNING\]\t` + stamp + `\tsome-id\twarned\nby context\nprinted\nno newline$`
+				if !regexp.MustCompile(want).MatchString(log) {
+					t.Errorf("log is %q, want %q", log, want)
+				}
+			})
+		}
 		t.Run("descriptor 3 stays here", func(t *testing.T) {
 			_, res := get(t, "child", "{}")
 			var fds []string
@@ -442,6 +448,18 @@ func BenchmarkPythonBoot(b *testing.B) {
 				if err := p.ready(b.Context()); err != nil {
 					b.Fatal(err)
 				}
+				p.close()
+				p.cmd.Process.Kill()
+			}
+		})
+		b.Run(string(r)+" to first answer, none warm", func(b *testing.B) {
+			dir := writeFiles(b, "app.py", "def handler(event, context): return {'statusCode': 200, 'body': 'hello'}")
+			for b.Loop() {
+				p := startPython(b, python, dir)
+				if err := p.load(b.Context(), testIdentity(r, "app.handler")); err != nil {
+					b.Fatal(err)
+				}
+				call(b, p, `{"version":"2.0","rawPath":"/hello"}`)
 				p.close()
 				p.cmd.Process.Kill()
 			}

@@ -62,7 +62,8 @@ type worker interface {
 	ready(ctx context.Context) error
 
 	// load tells the program who it is and waits until the handler is
-	// imported, or the bootstrap has asked for its first event. The function's
+	// imported, or the bootstrap has asked for its first event. Where no warm
+	// sandbox was there it is quicker not to call ready before. The function's
 	// own failure is an *initError. The other errors are as for invoke.
 	load(ctx context.Context, id Identity) error
 

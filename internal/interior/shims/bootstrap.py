@@ -6,6 +6,7 @@
 
 import os
 import sys
+import time
 
 sys.dont_write_bytecode = True  # the code's folder is read-only
 
@@ -14,20 +15,11 @@ import gc
 gc.disable()  # until everything that lives for ever is there
 
 import builtins
-import importlib
-import json
-import logging
-import time
-import traceback
 
+import _json  # the part of json that is C; the rest would bring in re, enum and more
 import _sitebuiltins  # exit() and quit(), which site would give
 
-# Not needed here. Most handlers import these, and here it costs no call anything.
-import base64
-import datetime
-
 MAX_RESPONSE = 6291556
-MAX_HEAD = 65536
 MAX_ERROR = 131072
 
 _TASK_ROOT = sys.argv[1] if len(sys.argv) > 1 else "/var/task"
@@ -36,8 +28,6 @@ _OPT = "/opt/python"
 # The handler may replace what is in these modules; the runtime keeps its own.
 _read, _write, _time = os.read, os.write, time.time
 _from_bytes = int.from_bytes
-_decode = json.JSONDecoder().decode
-_dumps = json.JSONEncoder().encode
 
 
 class Fault(Exception):
@@ -97,6 +87,29 @@ class Channel:
 _MARK = os.urandom(16).hex()
 
 
+class _Scanning:
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int = float, int
+    parse_constant = {"-Infinity": float("-inf"), "Infinity": float("inf"), "NaN": float("nan")}.__getitem__
+
+
+_scan = _json.make_scanner(_Scanning)
+
+
+def _decode(text):
+    try:
+        value, end = _scan(text, 0)
+        if end == len(text):
+            return value
+    except StopIteration:
+        pass
+    # White space around the value, or no JSON: json knows and says it well.
+    import json
+
+    return json.JSONDecoder().decode(text)
+
+
 def _default(value):
     kind = type(value)
     if kind.__name__ == "Decimal" and kind.__module__ == "decimal":
@@ -104,8 +117,12 @@ def _default(value):
     raise TypeError(f"Object of type {kind.__name__} is not JSON serializable")
 
 
+def _dumps(value, escape):
+    return "".join(_json.make_encoder({}, _default, escape, None, ": ", ", ", False, False, True)(value, 0))
+
+
 # From 3.12 on Lambda leaves characters beyond ASCII as they are.
-_encode_text = json.JSONEncoder(ensure_ascii=sys.version_info < (3, 12), default=_default).encode
+_escape = _json.encode_basestring_ascii if sys.version_info < (3, 12) else _json.encode_basestring
 
 
 def _encode(value):
@@ -113,7 +130,7 @@ def _encode(value):
     if isinstance(value, bytes):
         return bytes(value)
     try:
-        text = _encode_text(value)
+        text = _dumps(value, _escape)
         if _MARK in text:
             import re
 
@@ -126,21 +143,21 @@ def _encode(value):
 # --- the log ----------------------------------------------------------------
 
 
-class LogHandler(logging.Handler):
-    """Writes records to standard output in Lambda's format."""
-
-    request_id = ""
-
-    def emit(self, record):
-        try:
-            record.aws_request_id = self.request_id
-            text = self.format(record)
-            sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        except Exception:
-            self.handleError(record)
+_request_id = ""
 
 
-def _install_logging():
+def _install_logging(logging):
+    """Gives the root logger a handler that writes Lambda's format."""
+
+    class LogHandler(logging.Handler):
+        def emit(self, record):
+            try:
+                record.aws_request_id = _request_id
+                text = self.format(record)
+                sys.stdout.write(text if text.endswith("\n") else text + "\n")
+            except Exception:
+                self.handleError(record)
+
     formatter = logging.Formatter(
         "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s", "%Y-%m-%dT%H:%M:%S"
     )
@@ -148,7 +165,26 @@ def _install_logging():
     handler = LogHandler()
     handler.setFormatter(formatter)
     logging.getLogger().addHandler(handler)
-    return handler
+
+
+class _LoggingFinder:
+    """Installs the log handler when the function first imports logging."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "logging":
+            return None
+        sys.meta_path.remove(cls)
+        spec = sys.modules["_frozen_importlib_external"].PathFinder.find_spec(name, path)
+        if spec is not None and spec.origin and not spec.origin.startswith(_TASK_ROOT):
+            run = spec.loader.exec_module
+
+            def exec_module(module):
+                run(module)
+                _install_logging(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
 
 
 def _flush():
@@ -186,6 +222,8 @@ def _describe(e, request_id):
     """Returns the error document for e, without this file's own frames."""
     if isinstance(e, Fault):
         return _error(e.message, e.kind, e.trace, request_id)
+    import traceback
+
     frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(e.__traceback__)]
     for i, frame in enumerate(frames):
         if frame[0] != __file__:
@@ -202,11 +240,11 @@ def _describe(e, request_id):
 
 def _encode_error(error):
     """Returns error as JSON that fits a frame: the innermost entries stay."""
-    body = _dumps(error).encode()
+    body = _dumps(error, _json.encode_basestring_ascii).encode()
     if len(body) > MAX_ERROR:
         error["errorMessage"] = error["errorMessage"][:8192]
         error["stackTrace"] = [entry[:2048] for entry in error["stackTrace"][-16:]]
-        body = _dumps(error).encode()
+        body = _dumps(error, _json.encode_basestring_ascii).encode()
     return body
 
 
@@ -297,7 +335,9 @@ def _import_handler(name):
             "Runtime.BuiltInModuleConflict", f"Cannot use built-in module {module} as a handler module"
         )
     try:
-        m = importlib.import_module(module.replace("/", "."))
+        path = module.replace("/", ".")
+        __import__(path)
+        m = sys.modules[path]
     except ImportError as e:
         raise Fault("Runtime.ImportModuleError", f"Unable to import module '{module}': {e}") from None
     except SyntaxError as e:
@@ -312,8 +352,8 @@ def _import_handler(name):
 class Runtime:
     """One function's life: load, then any number of calls."""
 
-    def __init__(self, channel, logs):
-        self.channel, self.logs = channel, logs
+    def __init__(self, channel):
+        self.channel = channel
         self.identity = self.handler = self.trace = None
 
     def load(self, identity):
@@ -332,8 +372,8 @@ class Runtime:
         return True
 
     def invoke(self, head, body):
-        request_id = head["id"]
-        self.logs.request_id = request_id
+        global _request_id
+        request_id = _request_id = head["id"]
         trace = head.get("trace")
         if trace != self.trace:
             self.trace = trace
@@ -377,24 +417,44 @@ def _adopt(identity):
     time.tzset()
     packages = f"{_OPT}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     sys.path[:0] = [_TASK_ROOT, packages, _OPT]
-    # What was imported ahead of time must not hide a module of the same name
-    # that the function brings.
-    for name in os.listdir(_TASK_ROOT):
-        name = name.partition(".")[0]
-        if name in ("base64", "datetime"):
-            sys.modules.pop(name, None)
     os.chdir(_TASK_ROOT)
 
 
-def _exercise(logs):
+# What most handlers import: in a sandbox that waits, it costs no call anything.
+_EXTRAS = ("base64", "datetime")
+
+
+def _preload():
+    """Imports what calls will want, unless the call is already there."""
+    import importlib
+    import json
+    import logging
+    import traceback
+
+    for name in _EXTRAS:
+        __import__(name)
+
+
+def _forget_shadowing():
+    """What was imported ahead must not hide a module that the function brings."""
+    for name in os.listdir(_TASK_ROOT):
+        name = name.partition(".")[0]
+        if name in _EXTRAS:
+            sys.modules.pop(name, None)
+
+
+def _exercise():
     """Runs a dummy handler through everything a call goes through."""
+    global _request_id
+    here = os.path.dirname(os.path.abspath(__file__))
     requests, replies = os.pipe(), os.pipe()
     stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
+    sys.path.insert(0, here)
     try:
         node, shim = Channel(replies[0], requests[1]), Channel(requests[0], replies[1])
-        runtime = Runtime(shim, logs)
-        identity = {"logGroup": "", "logStream": "", "function": "", "memory": "", "version": "", "handler": "warmup.handler"}
-        sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+        runtime = Runtime(shim)
+        identity = dict.fromkeys(("logGroup", "logStream", "function", "memory", "version"), "")
+        identity["handler"] = "warmup.handler"
         runtime.load(identity)
         node.receive()
         for event in (b'{"a":[1,2.5,null,true],"b":{"c":"d"}}', b'{"fail":true}', b"{}", b"{}"):
@@ -402,22 +462,37 @@ def _exercise(logs):
             head, body = shim.receive()
             runtime.invoke(_decode(head.decode()), body)
             node.receive()
-        os.environ.clear()
         os.environ.update({"A": "B"})
+        os.environ.clear()
         time.tzset()
         os.listdir("/")
-        os.getcwd()
     finally:
-        sys.path.pop(0)
+        sys.path.remove(here)
+        sys.path_importer_cache.pop(here, None)
+        sys.modules.pop("warmup", None)
         sys.stdout.close()
         sys.stdout = stdout
         for fd in requests + replies:
             os.close(fd)
-    for name in ("warmup",):
-        sys.modules.pop(name, None)
-    logs.request_id = ""
-    sys.path_importer_cache.pop(os.path.dirname(os.path.abspath(__file__)), None)
-    os.environ.clear()
+        _request_id = ""
+
+
+def _waiting():
+    """Reports whether the node has already sent something."""
+    os.set_blocking(3, False)
+    try:
+        _channel.rest = _read(3, 65536)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.set_blocking(3, True)
+
+
+def _forked():
+    # A forked child that comes back from the handler must not answer.
+    _channel.reader = _channel.writer = -1
+    os.close(3)
 
 
 def main():
@@ -428,29 +503,28 @@ def main():
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     os.set_inheritable(3, False)
-    channel = Channel(3, 3)
-
-    def forget():
-        # A forked child that comes back from the handler must not answer.
-        channel.reader = channel.writer = -1
-        os.close(3)
-
-    os.register_at_fork(after_in_child=forget)
-    logs = _install_logging()
-    _exercise(logs)
-    gc.freeze()
+    os.register_at_fork(after_in_child=_forked)
+    sys.meta_path.insert(0, _LoggingFinder)
+    ahead = not _waiting()
+    if ahead:
+        _preload()
+        _exercise()
+        gc.freeze()
     gc.enable()
-    channel.send(b'{"type":"ready"}')
-    frame = channel.receive()
+    _channel.send(b'{"type":"ready"}')
+    frame = _channel.receive()
     if frame is None:
         return
     identity = _decode(frame[0].decode())
     _adopt(identity)
-    runtime = Runtime(channel, logs)
+    if ahead:
+        _forget_shadowing()
+    runtime = Runtime(_channel)
     if runtime.load(identity):
         runtime.serve()
     else:
         sys.exit(1)
 
 
+_channel = Channel(3, 3)
 main()
