@@ -31,7 +31,7 @@ type box struct {
 
 	attached    atomic.Bool  // from here on refused calls are the function's, and reported
 	execAllowed atomic.Bool  // the manifest declares exec
-	firstExec   atomic.Int32 // execs that init itself may still do
+	firstExec   atomic.Int32 // 1 while init may still start the program
 	program     atomic.Int64 // pid of the program on the host, 0 before
 	reports     limiter
 

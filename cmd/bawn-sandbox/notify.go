@@ -99,7 +99,7 @@ func (b *box) judge(n *notification) response {
 	call := wire.SyscallName(int(n.nr))
 	switch call {
 	case "execve", "execveat":
-		if b.firstExec.Add(-1) >= 0 {
+		if b.firstExec.CompareAndSwap(1, 0) {
 			return response{flags: flagContinue}
 		}
 		if b.attached.Load() && b.execAllowed.Load() && call == "execve" {
