@@ -1,0 +1,627 @@
+package evidence
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/store"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+// TestMain lets the test binary stand in for a process that is killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("EVIDENCE_TEST_DIR"); dir != "" {
+		childAppends(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func openStore(t testing.TB, dir string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), store.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func openLog(t testing.TB, s *store.Store) *Log {
+	t.Helper()
+	l, err := Open(t.Context(), s, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func wantCode(t testing.TB, err error, code bawn.Code) {
+	t.Helper()
+	if got := bawn.ErrorCode(err); got != code {
+		t.Fatalf("got code %q (%v), want %q", got, err, code)
+	}
+}
+
+func records(t testing.TB, l *Log, q Query) (ids []string) {
+	t.Helper()
+	if err := l.Read(t.Context(), q, func(r bawn.Record) error { ids = append(ids, r.ID); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return ids
+}
+
+func TestAppendAndRead(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	l := openLog(t, s)
+	ctx := t.Context()
+	add := func(r bawn.Record) {
+		t.Helper()
+		if err := l.Append(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(bawn.Record{ID: "1", Kind: bawn.KindDecision, Outcome: "allow", Tenant: "main", Function: "a", Invocation: "i1"})
+	add(bawn.Record{ID: "2", Kind: bawn.KindOutcome, Outcome: "ok", Tenant: "main", Function: "a", Invocation: "i1"})
+	add(bawn.Record{ID: "3", Kind: bawn.KindDecision, Outcome: "deny", Tenant: "main", Function: "b"})
+	if got := records(t, l, Query{}); len(got) != 3 { // 3 waited, and so the ones before it are there
+		t.Fatal(got)
+	}
+	middle := time.Now()
+	add(bawn.Record{ID: "4", Kind: bawn.KindChange, Tenant: "other", Function: "a", Detail: map[string]string{"k": "v"}})
+	add(bawn.Record{ID: "5", Kind: bawn.KindBlocked, Tenant: "main", Function: "a", Invocation: "i2", Version: 3})
+	add(bawn.Record{Kind: bawn.KindNode})
+	for _, c := range []struct {
+		name string
+		q    Query
+		want []string
+	}{
+		{"tenant", Query{Tenant: "main"}, []string{"1", "2", "3", "5"}},
+		{"function", Query{Tenant: "main", Function: "a"}, []string{"1", "2", "5"}},
+		{"invocation", Query{Invocation: "i1"}, []string{"1", "2"}},
+		{"kinds", Query{Kinds: []bawn.RecordKind{bawn.KindChange, bawn.KindBlocked}}, []string{"4", "5"}},
+		{"since", Query{Since: middle, Tenant: "main"}, []string{"5"}},
+		{"newest", Query{Tenant: "main", Limit: 2}, []string{"3", "5"}},
+		{"more than there are", Query{Tenant: "other", Limit: 9}, []string{"4"}},
+		{"nobody", Query{Tenant: "mai"}, nil},
+	} {
+		if d := cmp.Diff(c.want, records(t, l, c.q)); d != "" {
+			t.Errorf("%s: %s", c.name, d)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, l.Append(ctx, bawn.Record{Kind: bawn.KindNode}), bawn.CodeUnavailable)
+	s.Close()
+	l = openLog(t, openStore(t, dir))
+	err := l.Read(ctx, Query{Kinds: []bawn.RecordKind{bawn.KindNode}}, func(r bawn.Record) error {
+		if len(r.ID) != 36 || time.Since(r.Time) > time.Hour || r.Time.Location() != time.UTC {
+			t.Errorf("ID %q and time %v were not set", r.ID, r.Time)
+		}
+		return io.EOF
+	})
+	if err != io.EOF {
+		t.Fatalf("the callback's error: %v", err)
+	}
+}
+
+// Close writes what was accepted and not yet written.
+func TestCloseFlushes(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	l := openLog(t, s)
+	const n = 5000
+	for range n {
+		if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindOutcome, Reason: strings.Repeat("r", 500)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(records(t, openLog(t, s), Query{})); got != n {
+		t.Fatalf("%d records, want %d", got, n)
+	}
+}
+
+// Many at once all become durable, and share messages.
+func TestAppendFlood(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	l := openLog(t, s)
+	const n = 2000
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			if err := l.Append(t.Context(), bawn.Record{ID: strconv.Itoa(i), Kind: bawn.KindDecision, Outcome: "deny"}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	seen := map[string]int{}
+	for _, id := range records(t, l, Query{}) {
+		seen[id]++
+	}
+	if len(seen) != n {
+		t.Fatalf("%d records, want %d", len(seen), n)
+	}
+	messages, err := l.stream.LastSeq(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if messages > n/4 {
+		t.Fatalf("%d records took %d messages: they do not share them", n, messages)
+	}
+	if got := records(t, l, Query{Limit: 700}); len(got) != 700 {
+		t.Fatalf("%d with a limit of 700", len(got))
+	}
+}
+
+func TestFollow(t *testing.T) {
+	l := openLog(t, openStore(t, t.TempDir()))
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := l.Append(ctx, bawn.Record{ID: "before", Kind: bawn.KindChange, Tenant: "main"}); err != nil {
+		t.Fatal(err)
+	}
+	got, done := make(chan string, 10), make(chan error)
+	go func() {
+		done <- l.Read(ctx, Query{Tenant: "main", Limit: 5, Follow: true}, func(r bawn.Record) error { got <- r.ID; return nil })
+	}()
+	if id := <-got; id != "before" {
+		t.Fatal(id)
+	}
+	for i := range 10 {
+		l.Append(ctx, bawn.Record{ID: "not", Kind: bawn.KindChange, Tenant: "other"})
+		l.Append(ctx, bawn.Record{ID: strconv.Itoa(i), Kind: bawn.KindOutcome, Tenant: "main"})
+		if id := <-got; id != strconv.Itoa(i) {
+			t.Fatalf("got %s, want %d", id, i)
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+}
+
+// Without a store nothing is taken: a record that waits fails, and after the
+// first failure every other one too.
+func TestFailsClosed(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	l := openLog(t, s)
+	if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindChange}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindOutcome}); err != nil {
+		t.Fatal("the queue has not met the failure yet:", err)
+	}
+	wantCode(t, l.Append(t.Context(), bawn.Record{Kind: bawn.KindDecision, Outcome: "deny"}), bawn.CodeUnavailable)
+	wantCode(t, l.Append(t.Context(), bawn.Record{Kind: bawn.KindDecision, Outcome: "allow"}), bawn.CodeUnavailable)
+	wantCode(t, l.Close(), bawn.CodeUnavailable)
+}
+
+func TestQueueFull(t *testing.T) {
+	l := openLog(t, openStore(t, t.TempDir()))
+	l.mu.Lock()
+	l.busy = maxQueue // as if the writer were held up with that much
+	l.mu.Unlock()
+	err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindOutcome})
+	wantCode(t, err, bawn.CodeUnavailable)
+	wantCode(t, l.Append(t.Context(), bawn.Record{Kind: bawn.KindChange}), bawn.CodeUnavailable)
+	l.mu.Lock()
+	l.busy = 0
+	l.mu.Unlock()
+	if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindChange}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// On a full disk nothing is taken, what was accepted before is kept, and it
+// goes on by itself once there is space.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64m"); err != nil {
+		t.Skipf("needs the right to mount a small file system (root): %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	l := openLog(t, openStore(t, filepath.Join(dir, "store")))
+	fill := filepath.Join(dir, "fill")
+	f, err := os.Create(fill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(f, io.LimitReader(zeros{}, 52<<20))
+	f.Close()
+	if err := l.Append(t.Context(), bawn.Record{ID: "accepted", Kind: bawn.KindOutcome}); err != nil {
+		t.Fatal(err)
+	}
+	err = l.Append(t.Context(), bawn.Record{ID: "refused", Kind: bawn.KindChange})
+	wantCode(t, err, bawn.CodeUnavailable)
+	var e *bawn.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Fix, "space") {
+		t.Fatalf("no way out is named: %+v", e)
+	}
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	for l.Append(t.Context(), bawn.Record{ID: "after", Kind: bawn.KindChange}) != nil {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if d := cmp.Diff([]string{"accepted", "after"}, records(t, l, Query{})); d != "" {
+		t.Fatal(d)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+func childAppends(dir string) {
+	ctx := context.Background()
+	s, err := store.Open(ctx, store.Config{Dir: dir})
+	if err != nil {
+		panic(err)
+	}
+	l, err := Open(ctx, s, Config{})
+	if err != nil {
+		panic(err)
+	}
+	for w := range 8 {
+		go func() {
+			for i := 0; ; i++ {
+				r := bawn.Record{ID: fmt.Sprintf("%d-%d-%d", os.Getpid(), w, i), Kind: bawn.KindDecision, Outcome: "deny"}
+				if i%2 == 0 {
+					r.Kind = bawn.KindChange
+				}
+				if err := l.Append(ctx, r); err != nil {
+					panic(err)
+				}
+				fmt.Println(r.ID)
+			}
+		}()
+	}
+	select {}
+}
+
+// A record whose Append returned survives kill -9.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	var acked []string
+	for range 3 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "EVIDENCE_TEST_DIR="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			acked = append(acked, sc.Text())
+			if n++; n == 500 {
+				cmd.Process.Kill()
+			}
+		}
+		cmd.Wait()
+	}
+	if len(acked) < 1500 {
+		t.Fatalf("only %d were acknowledged", len(acked))
+	}
+	have := map[string]bool{}
+	for _, id := range records(t, openLog(t, openStore(t, dir)), Query{}) {
+		have[id] = true
+	}
+	for _, id := range acked {
+		if !have[id] {
+			t.Errorf("%s is lost", id)
+		}
+	}
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain text, {\"a\": 1}": "plain text, {\"a\": 1}",
+		"Grüße 世界 🙂":             "Grüße 世界 🙂",
+		"a\x1b[31mred\x1b[0m":    `a\x1b[31mred\x1b[0m`,
+		"a\r\nb\tc\x00":          `a\x0d\x0ab\x09c\x00`,
+		"bad \xff\xfe utf":       `bad \xff\xfe utf`,
+		"\u202eevil\u2066":       `\u{202e}evil\u{2066}`,
+		"c1 \u009b31m":           `c1 \u{9b}31m`,
+		"sep\u2028":              `sep\u{2028}`,
+		"\x7f":                   `\x7f`,
+	} {
+		if got := clean(in, 1000, false); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+	if got := clean("a\n\tb\r\x1b", 100, true); got != "a\n\tb\\x0d\\x1b" {
+		t.Errorf("lines: %q", got)
+	}
+	long := strings.Repeat("x", 50)
+	got := clean(long, 10, false)
+	if !strings.HasPrefix(got, "xxxxxxxxxx…[cut from 50 bytes, sha256:") || len(got) > 10+110 {
+		t.Errorf("cut: %q", got)
+	}
+	if clean(long+"a", 10, false) == clean(long+"b", 10, false) {
+		t.Error("the mark does not tell texts apart")
+	}
+	if got := clean("aaaaaaaa世界", 9, false); !strings.HasPrefix(got, "aaaaaaaa…") {
+		t.Errorf("cut within a character: %q", got)
+	}
+}
+
+func FuzzClean(f *testing.F) {
+	for _, s := range []string{"a\x1b[0m", "\xff", "世界", "\u202e", strings.Repeat("é", 40)} {
+		f.Add(s, 16)
+	}
+	f.Fuzz(func(t *testing.T, s string, max int) {
+		if max < 1 || max > 4096 {
+			return
+		}
+		got := clean(s, max, false)
+		if !utf8.ValidString(got) || len(got) > 10*max+120 {
+			t.Fatalf("%d bytes from %q", len(got), s)
+		}
+		for _, r := range got {
+			if r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0x2028 || r == 0x2029 {
+				t.Fatalf("%q holds %U", got, r)
+			}
+		}
+		if again := clean(got, 20*max+200, false); again != got {
+			t.Fatalf("cleaning twice: %q, then %q", got, again)
+		}
+	})
+}
+
+// Nothing from outside can make a record large, or make two of one.
+func TestRecordIsBounded(t *testing.T) {
+	l := openLog(t, openStore(t, t.TempDir()))
+	nasty := strings.Repeat("\x00<\n{\"id\":\"forged\"}\n", 100_000)
+	r := bawn.Record{ID: nasty, Kind: bawn.RecordKind(nasty), Tenant: nasty, Function: nasty, Invocation: nasty, Instance: nasty, Principal: nasty,
+		Source: nasty, Action: nasty, Outcome: nasty, Reason: nasty, Control: nasty, Detail: map[string]string{}}
+	for i := range 100 {
+		r.Detail[strconv.Itoa(i)+nasty] = nasty
+	}
+	if err := l.Append(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Detail) != 100 || r.ID != nasty {
+		t.Fatal("the caller's record was changed")
+	}
+	n := 0
+	l.Read(t.Context(), Query{}, func(r bawn.Record) error {
+		n++
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > 256<<10 || len(r.Detail) != maxDetail+1 || !strings.Contains(r.Reason, "cut from") {
+			t.Errorf("%d bytes, %d details", len(b), len(r.Detail))
+		}
+		return nil
+	})
+	if n != 1 {
+		t.Fatalf("one record became %d", n)
+	}
+}
+
+func openLogs(t testing.TB, s *store.Store) *Logs {
+	t.Helper()
+	l, err := OpenLogs(t.Context(), s, LogsConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func lines(t testing.TB, l *Logs, q LogQuery) (texts []string) {
+	t.Helper()
+	if err := l.Read(t.Context(), q, func(x bawn.LogLine) error { texts = append(texts, x.Text); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return texts
+}
+
+func TestLogs(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, dir)
+	l := openLogs(t, s)
+	line := func(tenant, function, invocation, text string) bawn.LogLine {
+		return bawn.LogLine{Tenant: tenant, Function: function, Invocation: invocation, Instance: "in-" + invocation, Text: text}
+	}
+	l.Write(line("main", "a", "i1", "one"), time.Hour)
+	l.Write(line("main", "a", "i1", "two"), time.Hour)
+	l.Write(line("main", "b", "i2", "three"), time.Hour)
+	l.Write(line("other", "a", "i3", "four"), time.Hour)
+	l.Write(line("bad name", "a", "i3", "no"), time.Hour)
+	l.Write(line("main", "a.>", "i3", "no"), time.Hour)
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	middle := time.Now()
+	l.Write(line("main", "a", "i4", "five\x1b[2J\nnext"), 0)
+	l.Write(line("main", "a", "i4", strings.Repeat("x", maxLine+1)), time.Hour)
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		q    LogQuery
+		want int
+	}{
+		{"all", LogQuery{}, 6},
+		{"tenant", LogQuery{Tenant: "main"}, 5},
+		{"function", LogQuery{Tenant: "main", Function: "a"}, 4},
+		{"invocation", LogQuery{Tenant: "main", Function: "a", Invocation: "i1"}, 2},
+		{"foreign invocation", LogQuery{Tenant: "main", Function: "b", Invocation: "i1"}, 0},
+		{"instance", LogQuery{Tenant: "main", Instance: "in-i2"}, 1},
+		{"since", LogQuery{Tenant: "main", Since: middle}, 2},
+		{"newest", LogQuery{Tenant: "main", Function: "a", Limit: 3}, 3},
+		{"none", LogQuery{Tenant: "none"}, 0},
+	} {
+		if got := lines(t, l, c.q); len(got) != c.want {
+			t.Errorf("%s: %d, want %d", c.name, len(got), c.want)
+		}
+	}
+	got := lines(t, l, LogQuery{Tenant: "main", Function: "a"})
+	if d := cmp.Diff([]string{"one", "two", "five\\x1b[2J\nnext"}, got[:3]); d != "" {
+		t.Error(d)
+	}
+	if !strings.Contains(got[3], "cut from") || len(got[3]) > maxLine+200 {
+		t.Errorf("a long line has %d bytes", len(got[3]))
+	}
+	for _, q := range []LogQuery{{Tenant: ">"}, {Tenant: "main", Function: "*"}, {Function: "a"}} {
+		wantCode(t, l.Read(t.Context(), q, func(bawn.LogLine) error { return nil }), bawn.CodeInvalid)
+	}
+	l.Write(line("main", "c", "i5", "last"), time.Hour)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	l = openLogs(t, openStore(t, dir))
+	if got := lines(t, l, LogQuery{Tenant: "main", Function: "c"}); len(got) != 1 || got[0] != "last" {
+		t.Fatalf("Close did not write what waited: %v", got)
+	}
+}
+
+func TestLogsRetention(t *testing.T) {
+	l := openLogs(t, openStore(t, t.TempDir()))
+	l.Write(bawn.LogLine{Tenant: "main", Function: "a", Text: "short"}, time.Second)
+	l.Write(bawn.LogLine{Tenant: "main", Function: "a", Text: "long"}, time.Hour)
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		got := lines(t, l, LogQuery{Tenant: "main"})
+		if len(got) == 1 && got[0] == "long" {
+			return
+		}
+		if len(got) == 0 {
+			t.Fatal("all lines are gone")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func TestLogsFollow(t *testing.T) {
+	l := openLogs(t, openStore(t, t.TempDir()))
+	ctx, cancel := context.WithCancel(t.Context())
+	got, done := make(chan string, 10), make(chan error)
+	go func() {
+		done <- l.Read(ctx, LogQuery{Tenant: "main", Function: "a", Follow: true}, func(x bawn.LogLine) error { got <- x.Text; return nil })
+	}()
+	for i := range 5 {
+		l.Write(bawn.LogLine{Tenant: "main", Function: "b", Text: "other"}, time.Hour)
+		l.Write(bawn.LogLine{Tenant: "main", Function: "a", Text: strconv.Itoa(i)}, time.Hour)
+		if x := <-got; x != strconv.Itoa(i) { // comes without a flush
+			t.Fatalf("got %s, want %d", x, i)
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+}
+
+// A flood is dropped beyond the bound, and the loss is said.
+func TestLogsLost(t *testing.T) {
+	l := openLogs(t, openStore(t, t.TempDir()))
+	const n = 400
+	for i := range n {
+		l.Write(bawn.LogLine{Tenant: "main", Function: "a", Text: fmt.Sprintf("%d %s", i, strings.Repeat("x", 60<<10))}, time.Hour)
+	}
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kept, lost := 0, 0
+	l.Read(t.Context(), LogQuery{Tenant: "main", Function: "a"}, func(x bawn.LogLine) error {
+		if !x.Platform {
+			kept++
+		} else if k, rest, ok := strings.Cut(x.Text, " "); ok && strings.HasPrefix(rest, "log lines were lost") {
+			m, _ := strconv.Atoi(k)
+			lost += m
+		}
+		return nil
+	})
+	if lost == 0 || kept == 0 || kept+lost != n {
+		t.Fatalf("%d kept and %d said to be lost, of %d", kept, lost, n)
+	}
+}
+
+// A store that does not write holds up nobody.
+func TestLogsWithoutStore(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	l := openLogs(t, s)
+	s.Close()
+	for range 100 {
+		l.Write(bawn.LogLine{Tenant: "main", Function: "a", Text: "x"}, time.Hour)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantCode(t, l.Flush(gone), bawn.CodeUnavailable)
+}
+
+func benchRecord() bawn.Record {
+	return bawn.Record{Kind: bawn.KindOutcome, Tenant: "main", Function: "hello", Version: 3, Invocation: "6f1c9d4e-1c1b-4a58-9b83-6d3c0a1d8f10",
+		Instance: "i-0123456789ab", Principal: "key:0123456789abcdef", Source: "127.0.0.1", Action: "invoke", Outcome: "ok",
+		Detail: map[string]string{"durationMs": "12.3", "cold": "false"}}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	l := openLog(b, openStore(b, b.TempDir()))
+	r := benchRecord()
+	b.ReportAllocs()
+	for b.Loop() {
+		for l.Append(b.Context(), r) != nil {
+			time.Sleep(time.Millisecond) // faster than the disk: wait for the queue
+		}
+	}
+}
+
+func BenchmarkAppendDurable(b *testing.B) {
+	l := openLog(b, openStore(b, b.TempDir()))
+	r := benchRecord()
+	r.Kind = bawn.KindChange
+	b.SetParallelism(64)
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			if err := l.Append(b.Context(), r); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}
+
+func BenchmarkWriteLine(b *testing.B) {
+	l := openLogs(b, openStore(b, b.TempDir()))
+	x := bawn.LogLine{Tenant: "main", Function: "hello", Version: 3, Invocation: "6f1c9d4e-1c1b-4a58-9b83-6d3c0a1d8f10", Instance: "i-0123456789ab",
+		Text: "REPORT RequestId: 6f1c9d4e-1c1b-4a58-9b83-6d3c0a1d8f10 Duration: 1.02 ms Billed Duration: 2 ms"}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Write(x, time.Hour)
+	}
+}

@@ -1,0 +1,302 @@
+package evidence
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/store"
+)
+
+const (
+	maxLine         = 64 << 10 // bytes of one line's text
+	maxFunctionWait = 1 << 20  // bytes of one function's lines that wait for the disk
+	maxAllWait      = 64 << 20 // of all functions' together
+	maxFunctionsNow = 10_000   // functions that have lines waiting
+	flushEvery      = 50 * time.Millisecond
+	defaultLogBytes = 8 << 30
+)
+
+// LogsConfig sets up [Logs].
+type LogsConfig struct {
+	Log      *slog.Logger // takes failures to write; nil discards
+	MaxBytes int64        // on disk, after which the oldest lines go; 0 means 8 GiB
+}
+
+// Logs keeps the lines of the functions, each for as long as its function
+// says. It is safe for concurrent use.
+type Logs struct {
+	stream *store.Stream
+	log    *slog.Logger
+	ended  chan struct{}
+
+	mu      sync.Mutex
+	waiting map[logKey]*logBatch
+	bytes   int // of the lines that wait or are being written
+	lost    map[logKey]int
+	over    int    // lines dropped since too many functions have some
+	added   uint64 // flushes asked for
+	done    uint64 // flushes finished
+	cond    *sync.Cond
+	failed  bool // the last flush could not write
+	closed  bool
+	wake    chan struct{} // of capacity 1
+	now     chan struct{} // of capacity 1: do not gather
+}
+
+// logKey names what shares a message.
+type logKey struct {
+	tenant, function string
+	retention        time.Duration
+}
+
+func (k logKey) subject() string { return k.tenant + "." + k.function }
+
+type logBatch struct{ data []byte }
+
+// OpenLogs opens the lines that the store holds.
+func OpenLogs(ctx context.Context, s *store.Store, cfg LogsConfig) (*Logs, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = defaultLogBytes
+	}
+	st, err := store.OpenStream(ctx, s, store.StreamConfig{Name: "logs", MaxBytes: cfg.MaxBytes, MaxAge: bawn.MaxLogRetention})
+	if err != nil {
+		return nil, err
+	}
+	l := &Logs{stream: st, log: cfg.Log, ended: make(chan struct{}), waiting: map[logKey]*logBatch{}, lost: map[logKey]int{},
+		wake: make(chan struct{}, 1), now: make(chan struct{}, 1)}
+	l.cond = sync.NewCond(&l.mu)
+	go l.writer()
+	return l, nil
+}
+
+// Write takes a line, to be kept for retention. It never waits for the disk:
+// lines go there about every 50 ms. Text over 64 KiB is cut with a mark. Lines
+// that come faster than the disk takes them are dropped, and a line of the
+// platform says how many.
+func (l *Logs) Write(line bawn.LogLine, retention time.Duration) {
+	if line.Time.IsZero() {
+		line.Time = time.Now()
+	}
+	line.Time = line.Time.UTC()
+	// What is not a name cannot be a subject; no function has such a name.
+	if bawn.CheckName("tenant", line.Tenant) != nil || bawn.CheckName("function", line.Function) != nil {
+		l.log.Error("a log line of a function without a proper name is dropped", "function", clean(line.Function, maxName, false))
+		return
+	}
+	line.Invocation = clean(line.Invocation, maxName, false)
+	line.Instance = clean(line.Instance, maxName, false)
+	line.Text = clean(line.Text, maxLine, true)
+	data, err := json.Marshal(&line)
+	if err != nil { // a year out of range
+		l.log.Error("a log line cannot be encoded", "error", err)
+		return
+	}
+	if retention <= 0 || retention > bawn.MaxLogRetention {
+		retention = bawn.DefaultLogRetention
+	}
+	l.add(logKey{line.Tenant, line.Function, retention}, data)
+}
+
+func (l *Logs) add(k logKey, data []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.waiting[k]
+	if b == nil {
+		if len(l.waiting) >= maxFunctionsNow {
+			l.over++
+			return
+		}
+		b = &logBatch{}
+		l.waiting[k] = b
+	}
+	if l.closed || len(b.data)+len(data) >= maxFunctionWait || l.bytes+len(data) >= maxAllWait {
+		l.lost[k]++
+		return
+	}
+	b.data = append(append(b.data, data...), '\n')
+	l.bytes += len(data) + 1
+	if len(l.waiting) == 1 {
+		poke(l.wake)
+	}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Logs) writer() {
+	defer close(l.ended)
+	for {
+		l.mu.Lock()
+		idle, closed, wait := len(l.waiting) == 0 && l.added == l.done, l.closed, flushEvery
+		if l.failed {
+			wait = time.Second
+		}
+		l.mu.Unlock()
+		if idle && closed {
+			return
+		}
+		if idle {
+			<-l.wake
+			continue
+		}
+		if !closed {
+			t := time.NewTimer(wait)
+			select {
+			case <-t.C:
+			case <-l.now:
+			}
+			t.Stop()
+		}
+		l.flush()
+	}
+}
+
+// flush writes everything that waits.
+func (l *Logs) flush() {
+	l.mu.Lock()
+	batches, lost, turn, size, over := l.waiting, l.lost, l.added, l.bytes, l.over
+	l.over = 0
+	l.waiting, l.lost = map[logKey]*logBatch{}, map[logKey]int{}
+	l.mu.Unlock()
+	failed := error(nil)
+	for k, b := range batches {
+		n, err := l.writeBatch(k, b.data)
+		if over += n; err != nil {
+			failed = err
+		}
+		if lost[k]+n == 0 {
+			continue
+		}
+		// The note goes with the next lines if it cannot go now.
+		if n > 0 || l.note(k, lost[k]) != nil {
+			l.mu.Lock()
+			l.lost[k] += lost[k] + n
+			if l.waiting[k] == nil && !l.closed {
+				l.waiting[k] = &logBatch{}
+			}
+			l.mu.Unlock()
+		}
+	}
+	if failed != nil || over > 0 {
+		l.log.Error("log lines are lost", "lines", over, "error", failed)
+	}
+	l.mu.Lock()
+	l.failed = failed != nil
+	l.bytes -= size
+	l.done = turn
+	l.cond.Broadcast()
+	l.mu.Unlock()
+}
+
+// writeBatch writes lines and returns how many it could not, and why.
+func (l *Logs) writeBatch(k logKey, data []byte) (lost int, failed error) {
+	for len(data) > 0 {
+		part := data
+		if len(part) > maxBatch {
+			// At least one line: none is longer than a batch.
+			for part = part[:maxBatch]; part[len(part)-1] != '\n'; {
+				part = part[:len(part)-1]
+			}
+		}
+		data = data[len(part):]
+		ctx, cancel := context.WithTimeout(context.Background(), publishWithin)
+		err := l.stream.Publish(ctx, k.subject(), part, k.retention)
+		cancel()
+		if err == nil {
+			continue
+		}
+		failed = err
+		lost += bytes.Count(part, []byte{'\n'})
+	}
+	return lost, failed
+}
+
+// note writes that n lines are lost.
+func (l *Logs) note(k logKey, n int) error {
+	data, err := json.Marshal(bawn.LogLine{Time: time.Now().UTC(), Tenant: k.tenant, Function: k.function, Platform: true,
+		Text: fmt.Sprintf("%d log lines were lost: they came faster than the disk took them", n)})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), publishWithin)
+	defer cancel()
+	return l.stream.Publish(ctx, k.subject(), append(data, '\n'), k.retention)
+}
+
+// Flush returns once every line taken before is written, or ctx has ended.
+func (l *Logs) Flush(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.cond.Broadcast()
+	})
+	defer stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.added++
+	for turn := l.added; l.done < turn; {
+		if err := ctx.Err(); err != nil {
+			return bawn.Wrap(err, bawn.CodeUnavailable, "evidence.flush", "the request ended before the log lines were written")
+		}
+		poke(l.wake)
+		poke(l.now)
+		l.cond.Wait()
+	}
+	return nil
+}
+
+// Close writes what waits and ends. Lines written later are dropped.
+func (l *Logs) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	poke(l.wake)
+	poke(l.now)
+	<-l.ended
+	return nil
+}
+
+// LogQuery selects lines. Zero fields select everything; Function needs Tenant.
+type LogQuery struct {
+	Tenant, Function, Invocation, Instance string
+	Since                                  time.Time
+	Limit                                  int  // only the newest so many of those that are there
+	Follow                                 bool // go on with new ones until ctx ends
+}
+
+func (q *LogQuery) match(x *bawn.LogLine) bool {
+	return (q.Invocation == "" || x.Invocation == q.Invocation) && (q.Instance == "" || x.Instance == q.Instance) && !x.Time.Before(q.Since)
+}
+
+// Read calls fn for each line that q selects, oldest first by the time of
+// storing. It returns nil at the end; with Follow it returns ctx.Err() once ctx
+// ends. An error of fn ends it and is returned.
+func (l *Logs) Read(ctx context.Context, q LogQuery, fn func(bawn.LogLine) error) error {
+	cfg := store.ReadConfig{Since: q.Since, Follow: q.Follow}
+	if q.Tenant != "" {
+		if err := bawn.CheckName("tenant", q.Tenant); err != nil {
+			return err
+		}
+		cfg.Subject = q.Tenant + ".>"
+	}
+	if q.Function != "" {
+		if err := (bawn.Ref{Tenant: q.Tenant, Function: q.Function}).Check(); err != nil {
+			return err
+		}
+		cfg.Subject = logKey{tenant: q.Tenant, function: q.Function}.subject()
+	}
+	return readEntries(ctx, l.stream, cfg, q.Limit, needles("", "", q.Invocation), q.match, fn)
+}

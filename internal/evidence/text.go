@@ -1,0 +1,93 @@
+package evidence
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"bawn.dev/bawn"
+)
+
+// Bounds of a record's text, in bytes before escaping.
+const (
+	maxName        = 128
+	maxText        = 1024
+	maxDetail      = 24 // entries
+	maxDetailKey   = 64
+	maxDetailValue = 1024
+)
+
+// cleanRecord bounds and escapes all text of r. The detail is copied.
+func cleanRecord(r *bawn.Record) {
+	for _, s := range []*string{&r.ID, &r.Tenant, &r.Function, &r.Invocation, &r.Instance, &r.Principal, &r.Source, &r.Action, &r.Outcome, &r.Control} {
+		*s = clean(*s, maxName, false)
+	}
+	r.Kind = bawn.RecordKind(clean(string(r.Kind), maxName, false))
+	r.Reason = clean(r.Reason, maxText, false)
+	if len(r.Detail) == 0 {
+		return
+	}
+	detail := make(map[string]string, len(r.Detail))
+	for k, v := range r.Detail {
+		if len(detail) == maxDetail {
+			detail["truncated"] = fmt.Sprintf("%d entries are left out", len(r.Detail)-maxDetail)
+			break
+		}
+		detail[clean(k, maxDetailKey, false)] = clean(v, maxDetailValue, false)
+	}
+	r.Detail = detail
+}
+
+// clean returns s cut to max bytes, with a mark that holds the length and the
+// hash of the whole, and with everything escaped that a terminal or an editor
+// would act on: control characters, line ends (unless lines is set), changes
+// of direction, and bytes that are not UTF-8. Text of what people and programs
+// usually write comes back as it is.
+func clean(s string, max int, lines bool) string {
+	if len(s) <= max && plain(s) {
+		return s
+	}
+	mark := ""
+	if len(s) > max {
+		mark = fmt.Sprintf("…[cut from %d bytes, sha256:%x]", len(s), sha256.Sum256([]byte(s)))
+		s = s[:max]
+		// Not within a character.
+		for i := 0; i < utf8.UTFMax && len(s) > 0 && !utf8.ValidString(s[len(s)-min(len(s), utf8.UTFMax):]); i++ {
+			if r, n := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || n != 1 {
+				break
+			}
+			s = s[:len(s)-1]
+		}
+	}
+	var b strings.Builder
+	b.Grow(len(s) + len(mark))
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case lines && (r == '\n' || r == '\t'):
+			b.WriteRune(r)
+		case r < 0x80 && unicode.IsControl(r):
+			fmt.Fprintf(&b, `\x%02x`, r)
+		case unicode.In(r, unicode.Cc, unicode.Bidi_Control, unicode.Zl, unicode.Zp) || r == '\ufeff' || r == '\u200b' || r >= 0xe0000 && r <= 0xe007f:
+			fmt.Fprintf(&b, `\u{%x}`, r)
+		default:
+			b.WriteString(s[i : i+n])
+		}
+		i += n
+	}
+	return b.String() + mark
+}
+
+// plain reports whether s is printable ASCII, which needs no work.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return true
+}
