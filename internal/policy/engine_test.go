@@ -1,0 +1,175 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/store"
+)
+
+func open(t testing.TB, now func() time.Time) (*Engine, *evidence.Log, *store.Store) {
+	t.Helper()
+	s, err := store.Open(t.Context(), store.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	l, err := evidence.Open(t.Context(), s, evidence.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return New(l, now), l, s
+}
+
+func key(tenant string, role bawn.Role, functions ...string) bawn.Principal {
+	return bawn.Principal{Kind: "key", ID: "0123", Tenant: tenant, Role: role, Functions: functions}
+}
+
+// The whole table, every role by every action.
+func TestRoles(t *testing.T) {
+	e, _, _ := open(t, nil)
+	want := map[bawn.Role]string{
+		//                    invoke deploy read remove logs events keys node
+		bawn.RoleAdmin:    "yyyyyyyy",
+		bawn.RoleDeployer: "nyyyyyny",
+		bawn.RoleInvoker:  "ynnnnnnn",
+		bawn.RoleViewer:   "nnynyyny",
+		"":                "nnnnnnnn",
+		"root":            "nnnnnnnn",
+	}
+	for role, row := range want {
+		got := ""
+		for _, a := range []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node} {
+			d, err := e.Authorize(t.Context(), Request{Principal: key("main", role), Action: a, Resource: bawn.Ref{Tenant: "main", Function: "f"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Allow {
+				got += "y"
+			} else if got += "n"; d.Reason == "" || d.Fix == "" {
+				t.Errorf("%s %s: a denial without a reason and a way out: %+v", role, a, d)
+			}
+			// Nobody reaches into another tenant.
+			d, err = e.Authorize(t.Context(), Request{Principal: key("main", role), Action: a, Resource: bawn.Ref{Tenant: "other", Function: "f"}})
+			if d.Allow || err != nil {
+				t.Errorf("%s may %s in another tenant: %v", role, a, err)
+			}
+		}
+		if got != row {
+			t.Errorf("%s: %s, want %s", role, got, row)
+		}
+	}
+}
+
+func TestInvoke(t *testing.T) {
+	end := time.Date(2027, 7, 1, 0, 0, 0, 0, time.UTC)
+	now := end.Add(-time.Second)
+	e, _, _ := open(t, func() time.Time { return now })
+	public := &bawn.PublicAccess{Reason: "landing page", Until: end}
+	f := bawn.Ref{Tenant: "main", Function: "f"}
+	ask := func(p bawn.Principal, action Action, r bawn.Ref, public *bawn.PublicAccess) Decision {
+		t.Helper()
+		d, err := e.Authorize(t.Context(), Request{Principal: p, Action: action, Resource: r, Public: public})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, c := range []struct {
+		name   string
+		p      bawn.Principal
+		action Action
+		r      bawn.Ref
+		public *bawn.PublicAccess
+		allow  bool
+	}{
+		{"anonymous, public", bawn.Anonymous(), Invoke, f, public, true},
+		{"anonymous, not public", bawn.Anonymous(), Invoke, f, nil, false},
+		{"anonymous, public route but another action", bawn.Anonymous(), Deploy, f, public, false},
+		{"anonymous, public route, reading", bawn.Anonymous(), Logs, f, public, false},
+		{"viewer, public", key("main", bawn.RoleViewer), Invoke, f, public, true},
+		{"other tenant's key, public", key("other", bawn.RoleViewer), Invoke, f, public, true},
+		{"invoker of it", key("main", bawn.RoleInvoker, "g", "f"), Invoke, f, nil, true},
+		{"invoker of another", key("main", bawn.RoleInvoker, "g"), Invoke, f, nil, false},
+		{"invoker of another, no function named", key("main", bawn.RoleInvoker, "g"), Invoke, bawn.Ref{Tenant: "main"}, nil, false},
+		{"the node", bawn.Principal{Kind: "node", ID: "n1"}, Deploy, f, nil, true},
+		{"nobody", bawn.Principal{}, Invoke, f, nil, false},
+		{"role without a kind", bawn.Principal{ID: "x", Tenant: "main", Role: bawn.RoleAdmin}, Invoke, f, nil, false},
+		{"a key without an id", bawn.Principal{Kind: "key", Tenant: "main", Role: bawn.RoleAdmin}, Invoke, f, nil, false},
+		{"no tenant at all", key("", bawn.RoleAdmin), Invoke, bawn.Ref{Function: "f"}, nil, false},
+		{"unknown action", key("main", bawn.RoleAdmin), "own", f, nil, false},
+	} {
+		if d := ask(c.p, c.action, c.r, c.public); d.Allow != c.allow {
+			t.Errorf("%s: %+v", c.name, d)
+		}
+	}
+	now = end
+	if d := ask(bawn.Anonymous(), Invoke, f, public); d.Allow || !strings.Contains(d.Reason, "until") {
+		t.Errorf("after its end the route is open: %+v", d)
+	}
+	if d := ask(key("main", bawn.RoleInvoker), Invoke, f, public); !d.Allow {
+		t.Errorf("after the route's end a key is refused: %+v", d)
+	}
+}
+
+// Decisions are in the evidence before they are known; allowed reads are not.
+func TestRecords(t *testing.T) {
+	e, l, s := open(t, nil)
+	f := bawn.Ref{Tenant: "main", Function: "f", Qualifier: "7"}
+	for _, x := range []struct {
+		p bawn.Principal
+		a Action
+	}{
+		{key("main", bawn.RoleAdmin), Invoke}, {key("main", bawn.RoleAdmin), Read}, {key("main", bawn.RoleAdmin), Keys}, {bawn.Anonymous(), Logs},
+	} {
+		if _, err := e.Authorize(t.Context(), Request{Principal: x.p, Action: x.a, Resource: f, Invocation: "i1", Source: "192.0.2.1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := ""
+	if err := l.Read(t.Context(), evidence.Query{}, func(r bawn.Record) error {
+		got += fmt.Sprintln(r.Kind, r.Action, r.Outcome, r.Principal, r.Tenant, r.Function, r.Version, r.Invocation, r.Source)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := "decision invoke allow key:0123 main f 7 i1 192.0.2.1\ndecision keys allow key:0123 main f 7 i1 192.0.2.1\ndecision logs deny anonymous:anonymous main f 7 i1 192.0.2.1\n"
+	if got != want {
+		t.Fatalf("got\n%swant\n%s", got, want)
+	}
+	// Without a record there is no permission.
+	s.Close()
+	refused := 0
+	for range 100 {
+		e.Authorize(t.Context(), Request{Principal: bawn.Anonymous(), Action: Deploy, Resource: f})
+		d, err := e.Authorize(t.Context(), Request{Principal: key("main", bawn.RoleAdmin), Action: Deploy, Resource: f})
+		if d.Allow == (err != nil) {
+			t.Fatalf("%+v with %v", d, err)
+		}
+		if bawn.ErrorCode(err) == bawn.CodeUnavailable {
+			refused++
+			break
+		}
+	}
+	if refused == 0 {
+		t.Fatal("permission was given without a store to record it in")
+	}
+}
+
+func BenchmarkAuthorize(b *testing.B) {
+	e, _, _ := open(b, nil)
+	req := Request{Principal: key("main", bawn.RoleInvoker), Action: Invoke, Resource: bawn.Ref{Tenant: "main", Function: "f"}, Invocation: bawn.NewID(), Source: "127.0.0.1"}
+	for b.Loop() {
+		for {
+			if _, err := e.Authorize(b.Context(), req); err == nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
