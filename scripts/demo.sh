@@ -63,8 +63,7 @@ show ls
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
 BAWN_PUBLIC=$(field "$BAWN_CONTEXT" public)
 export BAWN_PUBLIC BAWN_CA=$work/data/ca.pem
-"$bawn" key create demo --role invoker -o json </dev/null >"$work/key.json"
-BAWN_KEY=$(field "$work/key.json" secret)
+BAWN_KEY=$("$bawn" key create demo --role invoker </dev/null)
 export BAWN_KEY
 
 for example in hello webhook thumbnail export text redact; do
