@@ -29,7 +29,7 @@ func main() {
 func summarize(r io.Reader, w io.Writer) bool {
 	var passed, failed, skipped, broken int
 	var skips []string
-	failing := map[string]bool{} // packages with a failed test
+	failing := map[string]bool{}               // packages with a failed test
 	output := map[[2]string]*strings.Builder{} // by package and test
 	collect := func(key [2]string, s string) {
 		b := output[key]
