@@ -102,13 +102,7 @@ func (l *Log) Append(ctx context.Context, r bawn.Record) error {
 	if r.Time.IsZero() {
 		r.Time = time.Now()
 	}
-	r.Time = r.Time.UTC()
-	cleanRecord(&r)
-	line, err := json.Marshal(&r)
-	if err != nil {
-		return bawn.Wrap(err, bawn.CodeInternal, op, "the record cannot be encoded")
-	}
-	e := entry{line: append(line, '\n')}
+	e := entry{line: appendRecord(make([]byte, 0, 512), &r)}
 	if !(r.Kind == bawn.KindOutcome || r.Kind == bawn.KindDecision && r.Outcome == "allow") {
 		e.durable = make(chan error, 1)
 	}

@@ -3,7 +3,6 @@ package evidence
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -86,24 +85,15 @@ func (l *Logs) Write(line bawn.LogLine, retention time.Duration) {
 	if line.Time.IsZero() {
 		line.Time = time.Now()
 	}
-	line.Time = line.Time.UTC()
 	// What is not a name cannot be a subject; no function has such a name.
 	if bawn.CheckName("tenant", line.Tenant) != nil || bawn.CheckName("function", line.Function) != nil {
 		l.log.Error("a log line of a function without a proper name is dropped", "function", clean(line.Function, maxName, false))
 		return
 	}
-	line.Invocation = clean(line.Invocation, maxName, false)
-	line.Instance = clean(line.Instance, maxName, false)
-	line.Text = clean(line.Text, maxLine, true)
-	data, err := json.Marshal(&line)
-	if err != nil { // a year out of range
-		l.log.Error("a log line cannot be encoded", "error", err)
-		return
-	}
 	if retention <= 0 || retention > bawn.MaxLogRetention {
 		retention = bawn.DefaultLogRetention
 	}
-	l.add(logKey{line.Tenant, line.Function, retention}, data)
+	l.add(logKey{line.Tenant, line.Function, retention}, appendLine(make([]byte, 0, 256+len(line.Text)), &line))
 }
 
 func (l *Logs) add(k logKey, data []byte) {
@@ -118,12 +108,12 @@ func (l *Logs) add(k logKey, data []byte) {
 		b = &logBatch{}
 		l.waiting[k] = b
 	}
-	if l.closed || len(b.data)+len(data) >= maxFunctionWait || l.bytes+len(data) >= maxAllWait {
+	if l.closed || len(b.data)+len(data) > maxFunctionWait || l.bytes+len(data) > maxAllWait {
 		l.lost[k]++
 		return
 	}
-	b.data = append(append(b.data, data...), '\n')
-	l.bytes += len(data) + 1
+	b.data = append(b.data, data...)
+	l.bytes += len(data)
 	if len(l.waiting) == 1 {
 		poke(l.wake)
 	}
@@ -226,14 +216,11 @@ func (l *Logs) writeBatch(k logKey, data []byte) (lost int, failed error) {
 
 // note writes that n lines are lost.
 func (l *Logs) note(k logKey, n int) error {
-	data, err := json.Marshal(bawn.LogLine{Time: time.Now().UTC(), Tenant: k.tenant, Function: k.function, Platform: true,
+	data := appendLine(nil, &bawn.LogLine{Time: time.Now(), Tenant: k.tenant, Function: k.function, Platform: true,
 		Text: fmt.Sprintf("%d log lines were lost: they came faster than the disk took them", n)})
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), publishWithin)
 	defer cancel()
-	return l.stream.Publish(ctx, k.subject(), append(data, '\n'), k.retention)
+	return l.stream.Publish(ctx, k.subject(), data, k.retention)
 }
 
 // Flush returns once every line taken before is written, or ctx has ended.

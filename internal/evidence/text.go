@@ -6,8 +6,6 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"bawn.dev/bawn"
 )
 
 // Bounds of a record's text, in bytes before escaping.
@@ -18,27 +16,6 @@ const (
 	maxDetailKey   = 64
 	maxDetailValue = 1024
 )
-
-// cleanRecord bounds and escapes all text of r. The detail is copied.
-func cleanRecord(r *bawn.Record) {
-	for _, s := range []*string{&r.ID, &r.Tenant, &r.Function, &r.Invocation, &r.Instance, &r.Principal, &r.Source, &r.Action, &r.Outcome, &r.Control} {
-		*s = clean(*s, maxName, false)
-	}
-	r.Kind = bawn.RecordKind(clean(string(r.Kind), maxName, false))
-	r.Reason = clean(r.Reason, maxText, false)
-	if len(r.Detail) == 0 {
-		return
-	}
-	detail := make(map[string]string, len(r.Detail))
-	for k, v := range r.Detail {
-		if len(detail) == maxDetail {
-			detail["truncated"] = fmt.Sprintf("%d entries are left out", len(r.Detail)-maxDetail)
-			break
-		}
-		detail[clean(k, maxDetailKey, false)] = clean(v, maxDetailValue, false)
-	}
-	r.Detail = detail
-}
 
 // clean returns s cut to max bytes, with a mark that holds the length and the
 // hash of the whole, and with everything escaped that a terminal or an editor

@@ -1,0 +1,126 @@
+package evidence
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"bawn.dev/bawn"
+)
+
+// The encoders here write the same JSON as encoding/json would, with the text
+// cleaned on the way, in a quarter of the time: two records and a few lines are
+// written for every call. A test holds them to every field of the types.
+
+// appendRecord appends r as one line.
+func appendRecord(b []byte, r *bawn.Record) []byte {
+	b = append(b, `{"id":`...)
+	b = appendText(b, clean(r.ID, maxName, false))
+	b = appendTime(append(b, `,"time":`...), r.Time)
+	b = append(b, `,"kind":`...)
+	b = appendText(b, clean(string(r.Kind), maxName, false))
+	b = appendName(b, `,"tenant":`, r.Tenant)
+	b = appendName(b, `,"function":`, r.Function)
+	b = appendNumber(b, `,"version":`, r.Version)
+	b = appendName(b, `,"invocation":`, r.Invocation)
+	b = appendName(b, `,"instance":`, r.Instance)
+	b = appendName(b, `,"principal":`, r.Principal)
+	b = appendName(b, `,"source":`, r.Source)
+	b = append(b, `,"action":`...)
+	b = appendText(b, clean(r.Action, maxName, false))
+	b = append(b, `,"outcome":`...)
+	b = appendText(b, clean(r.Outcome, maxName, false))
+	if r.Reason != "" {
+		b = append(b, `,"reason":`...)
+		b = appendText(b, clean(r.Reason, maxText, false))
+	}
+	b = appendName(b, `,"control":`, r.Control)
+	if len(r.Detail) > 0 {
+		b = append(b, `,"detail":{`...)
+		n := 0
+		for k, v := range r.Detail {
+			if n > 0 {
+				b = append(b, ',')
+			}
+			if n == maxDetail {
+				b = append(b, `"truncated":`...)
+				b = appendText(b, fmt.Sprintf("%d entries are left out", len(r.Detail)-maxDetail))
+				break
+			}
+			b = append(appendText(b, clean(k, maxDetailKey, false)), ':')
+			b = appendText(b, clean(v, maxDetailValue, false))
+			n++
+		}
+		b = append(b, '}')
+	}
+	return append(b, '}', '\n')
+}
+
+// appendLine appends x as one line.
+func appendLine(b []byte, x *bawn.LogLine) []byte {
+	b = appendTime(append(b, `{"time":`...), x.Time)
+	b = appendName(b, `,"tenant":`, x.Tenant)
+	b = append(b, `,"function":`...)
+	b = appendText(b, clean(x.Function, maxName, false))
+	b = append(b, `,"version":`...)
+	b = strconv.AppendInt(b, int64(x.Version), 10)
+	b = appendName(b, `,"invocation":`, x.Invocation)
+	b = appendName(b, `,"instance":`, x.Instance)
+	if x.Platform {
+		b = append(b, `,"platform":true`...)
+	}
+	b = append(b, `,"text":`...)
+	b = appendText(b, clean(x.Text, maxLine, true))
+	return append(b, '}', '\n')
+}
+
+func appendName(b []byte, field, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return appendText(append(b, field...), clean(s, maxName, false))
+}
+
+func appendNumber(b []byte, field string, n int) []byte {
+	if n == 0 {
+		return b
+	}
+	return strconv.AppendInt(append(b, field...), int64(n), 10)
+}
+
+// appendTime appends t in UTC. A year that RFC 3339 cannot write, which no
+// clock shows, becomes the zero time.
+func appendTime(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	if y := t.Year(); y < 0 || y > 9999 {
+		t = time.Time{}
+	}
+	b = append(b, '"')
+	b = t.AppendFormat(b, time.RFC3339Nano)
+	return append(b, '"')
+}
+
+// appendText appends cleaned text, which is valid UTF-8, as a JSON string.
+func appendText(b []byte, s string) []byte {
+	b = append(b, '"')
+	start := 0
+	for i := range len(s) {
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[start:i]...)
+		start = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b = fmt.Appendf(b, `\u%04x`, c)
+		}
+	}
+	return append(append(b, s[start:]...), '"')
+}
