@@ -1,0 +1,189 @@
+// Package ingress decides whether a call may run: who calls, what, and how
+// much. A call that it refuses has cost no sandbox.
+package ingress
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/store"
+)
+
+// Config says what a [Gate] decides by. All but the functions at the end are
+// needed.
+type Config struct {
+	Functions *store.Table[bawn.Function]
+	Versions  *store.Table[bawn.Version]
+	Keys      *identity.Keys
+	Policy    *policy.Engine
+
+	Now func() time.Time // the clock; time.Now
+	// Runtimes hears how many live functions each runtime has, whenever one
+	// comes into use or goes out of it. The pool keeps warm sandboxes by it. It
+	// must not block.
+	Runtimes func(live map[bawn.Runtime]int)
+	// Removed hears that a function is gone. It must not block.
+	Removed func(tenant, function string)
+}
+
+// Gate admits calls. Safe for concurrent use.
+type Gate struct {
+	cfg      Config
+	index    *index
+	stop     func()
+	draining atomic.Bool
+	running  atomic.Int64
+	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
+}
+
+// Open returns a gate that knows every function in the tables and follows
+// them. The caller must Close it.
+func Open(ctx context.Context, cfg Config) (*Gate, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Runtimes == nil {
+		cfg.Runtimes = func(map[bawn.Runtime]int) {}
+	}
+	if cfg.Removed == nil {
+		cfg.Removed = func(string, string) {}
+	}
+	g := &Gate{cfg: cfg, index: newIndex(cfg.Runtimes, cfg.Removed)}
+	g.stop = g.index.follow(cfg.Functions, cfg.Versions)
+	return g, ctx.Err()
+}
+
+// Close ends what Open began.
+func (g *Gate) Close() { g.stop() }
+
+// Drain refuses every call from now on with CodeUnavailable.
+func (g *Gate) Drain() { g.draining.Store(true) }
+
+// Running returns how many admitted calls are not settled yet.
+func (g *Gate) Running() int { return int(g.running.Load()) }
+
+// Refusals returns how many calls each check has refused, by its name, and
+// under "" how many were admitted.
+func (g *Gate) Refusals() map[string]uint64 {
+	m := make(map[string]uint64, len(g.counts))
+	for i := range checks {
+		m[checks[i].name] = g.counts[i].Load()
+	}
+	m[""] = g.counts[checkCount].Load()
+	return m
+}
+
+// Resolve returns the version that ref means, or nil.
+func (g *Gate) Resolve(ref bawn.Ref) *bawn.Version { return g.index.resolve(ref) }
+
+// Match returns the route for a method and a path, which must still be escaped
+// as it came. Its errors are CodeInvalid for a path with more than one meaning,
+// and the same CodeNotFound as for an unknown function.
+func (g *Gate) Match(method, rawPath string) (Match, error) {
+	if err := CheckPath(rawPath); err != nil {
+		return Match{}, err
+	}
+	m, ok := g.index.match(method, rawPath)
+	if !ok {
+		return Match{}, notFound()
+	}
+	return m, nil
+}
+
+// Admission is a call that may run. It must be settled.
+type Admission struct {
+	Version *bawn.Version
+
+	gate    *Gate
+	public  *bawn.PublicAccess // why everybody may; nil if not
+	refusal error              // why the credential was refused
+	settled bool
+}
+
+// Settle gives back what the call held. It is called once, when the call is
+// over.
+func (a *Admission) Settle(bawn.Usage) {
+	if !a.settled {
+		a.settled = true
+		a.gate.running.Add(-1)
+	}
+}
+
+const checkCount = 6
+
+// A check says no by returning an error, or yes.
+type check struct {
+	name string
+	run  func(*Gate, context.Context, *bawn.Call, *Admission) error
+}
+
+// checks is the order in which a call is looked at: what is cheap, and what
+// needs no secret, goes first. A golden test holds the order.
+var checks = [checkCount]check{
+	{"draining", (*Gate).checkDraining},
+	{"size", (*Gate).checkSize},
+	{"resolve", (*Gate).checkResolve},
+	{"authenticate", (*Gate).checkAuthenticate},
+	{"known", (*Gate).checkKnown},
+	{"authorize", (*Gate).checkAuthorize},
+}
+
+// Admit runs the checks in order; the first refusal ends it. It sets
+// c.Principal, and for a call by route c.Target and c.Route.
+func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
+	a := &Admission{gate: g}
+	for i := range checks {
+		if err := checks[i].run(g, ctx, c, a); err != nil {
+			g.counts[i].Add(1)
+			return nil, err
+		}
+	}
+	g.counts[checkCount].Add(1)
+	g.running.Add(1)
+	return a, nil
+}
+
+func (g *Gate) checkDraining(context.Context, *bawn.Call, *Admission) error {
+	if g.draining.Load() {
+		return bawn.Errorf(bawn.CodeUnavailable, "admit", "the node is stopping").WithFix("try again in a moment")
+	}
+	return nil
+}
+
+func (g *Gate) checkSize(_ context.Context, c *bawn.Call, _ *Admission) error {
+	if len(c.Event) > bawn.MaxEventBytes {
+		return bawn.Errorf(bawn.CodeTooLarge, "admit", "the event has %d bytes, at most %d are allowed", len(c.Event), bawn.MaxEventBytes)
+	}
+	return nil
+}
+
+// checkResolve finds the version. For a call by name that finds none it says
+// nothing yet: who has no credential learns nothing about names.
+func (g *Gate) checkResolve(_ context.Context, c *bawn.Call, a *Admission) error {
+	a.Version = g.index.resolve(c.Target)
+	if c.Route == nil {
+		return nil
+	}
+	if a.Version == nil {
+		return notFound()
+	}
+	// The live version may have changed since the route was matched: what counts
+	// is what it says now.
+	routes := a.Version.Perimeter.Ingress.HTTP
+	for i := range routes {
+		if r := &routes[i]; r == c.Route || r.Method == c.Route.Method && r.Path == c.Route.Path {
+			// Public is what was public for the trigger, too: it has read the
+			// request by that. Control A11.
+			if now := g.cfg.Now(); c.Route.Access.Public.Open(now) && r.Access.Public.Open(now) {
+				a.public = r.Access.Public
+			}
+			c.Route = r
+			return nil
+		}
+	}
+	return notFound()
+}
