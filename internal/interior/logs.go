@@ -1,0 +1,295 @@
+package interior
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"bawn.dev/bawn"
+)
+
+// Bounds of what a function may print.
+const (
+	maxLogLine = 16 << 10 // longer lines are split
+	logRate    = 1 << 20  // bytes a second, of one instance
+	logBurst   = 4 << 20  // bytes at once
+	pipeBytes  = 64 << 10 // a pipe's capacity: what may be unread when the answer comes
+	readBytes  = 8 << 10  // of one read
+	logBurstN  = 20_000   // lines at once
+	floodPause = 10 * 1e6 // nanoseconds between reads while over the rate
+	lineCost   = logBurst / logBurstN
+)
+
+// An output turns what a program prints into log lines and adds the platform's
+// own. Reading is done in two places: in the background, and by the call itself
+// when its answer has come, so that everything printed before the answer is
+// logged before END and under the right invocation. mu keeps the two apart.
+type output struct {
+	emit      func(bawn.LogLine, time.Duration)
+	retention time.Duration
+	file      *os.File
+	raw       syscall.RawConn
+	done      chan struct{} // closed when run has ended
+
+	mu      sync.Mutex
+	line    bawn.LogLine // template: everything but time and text
+	partial []byte       // the beginning of a line
+	buf     []byte
+	eof     bool
+	tokens  float64 // bytes that may still be logged; see charge
+	filled  time.Time
+	dropped int // lines left out since the last notice
+	over    bool
+
+	// Of the running or last invocation, and the one before it.
+	began    time.Time
+	previous string
+}
+
+// newOutput returns the output of instance id of v. run must be started.
+func newOutput(f *os.File, v *bawn.Version, id string, emit func(bawn.LogLine, time.Duration)) (*output, error) {
+	o := &output{
+		emit:      emit,
+		retention: v.Perimeter.Evidence.LogRetention,
+		file:      f,
+		done:      make(chan struct{}),
+		line:      bawn.LogLine{Tenant: v.Tenant, Function: v.Function, Version: v.Number, Instance: id},
+		tokens:    logBurst,
+		filled:    time.Now(),
+	}
+	// A descriptor outside the poller would make the read at the end of a call
+	// block: give it a twin that is in it.
+	if f.SetReadDeadline(time.Time{}) != nil {
+		fd, err := syscall.Dup(int(f.Fd()))
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.SetNonblock(fd, true); err != nil {
+			syscall.Close(fd)
+			return nil, err
+		}
+		syscall.CloseOnExec(fd)
+		o.file = os.NewFile(uintptr(fd), "output")
+	}
+	raw, err := o.file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	o.raw = raw
+	return o, nil
+}
+
+// run reads until the pipe's last writer is gone or the file is closed.
+func (o *output) run() {
+	defer close(o.done)
+	for {
+		var eof, over bool
+		err := o.raw.Read(func(fd uintptr) bool {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			more := o.read(int(fd))
+			eof, over = o.eof, o.over
+			return more || eof
+		})
+		if err != nil || eof {
+			break
+		}
+		if over {
+			time.Sleep(floodPause) // the pipe fills, and the function waits
+		}
+	}
+	o.mu.Lock()
+	o.flush()
+	o.mu.Unlock()
+	o.file.Close()
+}
+
+// read takes what is there, at most one buffer. It reports false when nothing
+// was. Needs mu.
+func (o *output) read(fd int) bool {
+	if o.eof {
+		return false
+	}
+	if o.buf == nil {
+		o.buf = make([]byte, readBytes)
+	}
+	for {
+		n, err := syscall.Read(fd, o.buf)
+		switch {
+		case n > 0:
+			o.add(o.buf[:n])
+			return true
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EAGAIN):
+			return false
+		}
+		o.eof = true
+		return false
+	}
+}
+
+// drain takes everything printed until now, at most one pipe full. Needs mu.
+func (o *output) drain() {
+	if o.eof {
+		return
+	}
+	// Control, unlike Read, does not wait for the reader in the background.
+	o.raw.Control(func(fd uintptr) { // fails only when closed: then there is nothing to read
+		for range pipeBytes / readBytes {
+			if !o.read(int(fd)) {
+				return
+			}
+		}
+	})
+}
+
+// add splits b into lines. Needs mu.
+func (o *output) add(b []byte) {
+	for len(b) > 0 {
+		i := bytes.IndexByte(b, '\n')
+		switch {
+		case i >= 0 && len(o.partial)+i <= maxLogLine:
+			if len(o.partial) == 0 {
+				o.write(b[:i])
+			} else {
+				o.partial = append(o.partial, b[:i]...)
+				o.flush()
+			}
+			b = b[i+1:]
+		case i < 0 && len(o.partial)+len(b) <= maxLogLine:
+			o.partial = append(o.partial, b...)
+			return
+		default:
+			n := maxLogLine - len(o.partial)
+			o.partial = append(o.partial, b[:n]...)
+			o.flush()
+			b = b[n:]
+		}
+	}
+}
+
+// flush writes the line begun. Needs mu.
+func (o *output) flush() {
+	if len(o.partial) > 0 {
+		o.write(o.partial)
+		o.partial = o.partial[:0]
+		if cap(o.partial) > 1<<10 {
+			o.partial = nil // an idle instance should not keep it
+		}
+	}
+}
+
+// write logs one line of the function's. Needs mu.
+func (o *output) write(text []byte) {
+	now := time.Now()
+	if !o.charge(now, len(text)) {
+		o.dropped++
+		return
+	}
+	o.notice(now)
+	text = bytes.TrimSuffix(text, []byte("\r"))
+	l := o.line
+	l.Time, l.Text = now, strings.ToValidUTF8(string(text), "\uFFFD")
+	o.emit(l, o.retention)
+}
+
+// charge takes a line of n bytes from the allowance. Needs mu.
+func (o *output) charge(now time.Time, n int) bool {
+	o.tokens = min(logBurst, o.tokens+now.Sub(o.filled).Seconds()*logRate)
+	o.filled = now
+	cost := float64(max(n, lineCost))
+	o.over = cost > o.tokens
+	if !o.over {
+		o.tokens -= cost
+	}
+	return !o.over
+}
+
+// notice says how many lines were left out. Needs mu.
+func (o *output) notice(now time.Time) {
+	if o.dropped > 0 {
+		n := o.dropped
+		o.dropped = 0
+		o.platform(now, "bawn: "+strconv.Itoa(n)+" lines left out: the function printed more than "+
+			strconv.Itoa(logRate>>20)+" MiB a second")
+	}
+}
+
+// platform logs one line of Bawn's own. Needs mu.
+func (o *output) platform(now time.Time, text string) {
+	l := o.line
+	l.Time, l.Platform, l.Text = now, true, text
+	o.emit(l, o.retention)
+}
+
+// note logs one line of Bawn's own, after what was printed before it.
+func (o *output) note(text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drain()
+	o.flush()
+	o.platform(time.Now(), text)
+}
+
+// begin attributes what follows to an invocation.
+func (o *output) begin(id string, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drain()
+	o.flush()
+	o.previous, o.line.Invocation, o.began = o.line.Invocation, id, now
+	o.platform(now, "START RequestId: "+id+" Version: "+strconv.Itoa(o.line.Version))
+}
+
+// during returns the invocation that what happened at t belongs to, "" before
+// the first.
+func (o *output) during(t time.Time) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if t.Before(o.began) {
+		return o.previous
+	}
+	return o.line.Invocation
+}
+
+// end closes an invocation. What is printed after it, by work left running in
+// the background, still belongs to it.
+func (o *output) end(id string, u *bawn.Usage, memory int64) {
+	var b [256]byte
+	r := append(b[:0], "REPORT RequestId: "...)
+	r = append(r, id...)
+	r = append(r, "\tDuration: "...)
+	r = appendMillis(r, u.Duration)
+	r = append(r, " ms\tBilled Duration: "...)
+	r = strconv.AppendInt(r, int64((u.Duration+u.Init+time.Millisecond-1)/time.Millisecond), 10)
+	r = append(r, " ms\tMemory Size: "...)
+	r = strconv.AppendInt(r, memory>>20, 10)
+	r = append(r, " MB\tMax Memory Used: "...)
+	r = strconv.AppendInt(r, (u.MaxMemory+1<<20-1)>>20, 10)
+	r = append(r, " MB\t"...)
+	if u.Cold {
+		r = append(r, "Init Duration: "...)
+		r = appendMillis(r, u.Init)
+		r = append(r, " ms\t"...)
+	}
+
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drain()
+	o.flush()
+	now := time.Now()
+	o.notice(now)
+	o.platform(now, "END RequestId: "+id)
+	o.platform(now, string(r))
+}
+
+// appendMillis appends d in milliseconds with two decimals.
+func appendMillis(b []byte, d time.Duration) []byte {
+	return strconv.AppendFloat(b, float64(d)/float64(time.Millisecond), 'f', 2, 64)
+}

@@ -1,0 +1,1159 @@
+package interior
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/sandbox"
+)
+
+// A fakeDriver makes sandboxes whose program is a goroutine that speaks frames.
+// It is for what the pool decides and when; what a sandbox is, the suite in
+// sandboxtest tests with the real driver.
+type fakeDriver struct {
+	boot, load time.Duration
+	handle     func(b *fakeBox, event []byte) fakeAnswer
+	loading    func(b *fakeBox) fakeAnswer // nil: it loads
+	output     func() (*os.File, *os.File)
+	missing    bool // the host lacks something
+	broken     atomic.Bool
+
+	mu      sync.Mutex
+	boxes   []*fakeBox
+	at      []time.Time // of each start
+	booting int
+	most    int // that booted at one time
+}
+
+// A fakeAnswer is what the program does: it answers, or ends.
+type fakeAnswer struct {
+	body   string
+	err    bool
+	exit   *sandbox.Exit
+	stream []string
+	raw    []byte
+	hang   bool
+}
+
+type fakeBox struct {
+	d          *fakeDriver
+	id         string
+	near, far  net.Conn
+	out, print *os.File
+	attempts   chan sandbox.Attempt
+	done       chan struct{}
+	frames     chan []byte // to far; a pipe has no buffer, a socket has
+	once       sync.Once
+	exit       sandbox.Exit
+
+	mu       sync.Mutex
+	is       fakeState
+	attached *sandbox.Attachment
+}
+
+type fakeState struct {
+	frozen                 bool
+	freezes, thaws, served int
+}
+
+// state returns what was done with the sandbox.
+func (b *fakeBox) state() fakeState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.is
+}
+
+func (d *fakeDriver) Probe() []bawn.Capability {
+	return []bawn.Capability{{Name: "cgroups", Control: "B5", OK: !d.missing, Required: true, Fix: "mount them"}}
+}
+func (d *fakeDriver) Prepare(context.Context, sandbox.Image) error { return nil }
+func (d *fakeDriver) Close() error                                 { return nil }
+
+func (d *fakeDriver) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, error) {
+	if d.broken.Load() {
+		return nil, errors.New("no user namespaces")
+	}
+	b := &fakeBox{d: d, id: s.ID, attempts: make(chan sandbox.Attempt, 8), done: make(chan struct{})}
+	b.near, b.far = net.Pipe()
+	if d.output != nil {
+		b.out, b.print = d.output()
+	} else {
+		var err error
+		if b.out, err = os.Open(os.DevNull); err != nil {
+			return nil, err
+		}
+	}
+	d.mu.Lock()
+	d.boxes = append(d.boxes, b)
+	d.at = append(d.at, time.Now())
+	d.booting++
+	d.most = max(d.most, d.booting)
+	d.mu.Unlock()
+	b.frames = make(chan []byte, 64)
+	go func() {
+		for {
+			select {
+			case f := <-b.frames:
+				b.far.Write(f)
+			case <-b.done:
+				return
+			}
+		}
+	}()
+	go b.program()
+	return b, nil
+}
+
+func (d *fakeDriver) all() []*fakeBox {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]*fakeBox(nil), d.boxes...)
+}
+
+// alive counts sandboxes that were not killed.
+func (d *fakeDriver) alive() (n int) {
+	for _, b := range d.all() {
+		select {
+		case <-b.done:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+func (b *fakeBox) send(head, body string) {
+	var h [8]byte
+	binary.BigEndian.PutUint32(h[:], uint32(len(head)))
+	binary.BigEndian.PutUint32(h[4:], uint32(len(body)))
+	b.write(append(append(h[:], head...), body...))
+}
+
+func (b *fakeBox) write(p []byte) {
+	select {
+	case b.frames <- p:
+	case <-b.done:
+	}
+}
+
+func (b *fakeBox) program() {
+	time.Sleep(b.d.boot)
+	b.d.mu.Lock()
+	b.d.booting--
+	b.d.mu.Unlock()
+	b.send(`{"type":"ready"}`, "")
+	for {
+		var h [8]byte
+		if _, err := io.ReadFull(b.far, h[:]); err != nil {
+			return
+		}
+		head := make([]byte, binary.BigEndian.Uint32(h[:]))
+		io.ReadFull(b.far, head)
+		body := make([]byte, binary.BigEndian.Uint32(h[4:]))
+		io.ReadFull(b.far, body)
+		var f struct{ Type, ID string }
+		if err := json.Unmarshal(head, &f); err != nil {
+			panic(err)
+		}
+		if f.Type == "load" {
+			time.Sleep(b.d.load)
+			a := fakeAnswer{}
+			if b.d.loading != nil {
+				a = b.d.loading(b)
+			}
+			switch {
+			case a.hang:
+				<-b.done
+			case a.exit != nil:
+				b.end(*a.exit)
+			case a.err:
+				b.send(`{"type":"failed"}`, a.body)
+			default:
+				b.send(`{"type":"loaded"}`, "")
+			}
+			continue
+		}
+		b.mu.Lock()
+		b.is.served++
+		b.mu.Unlock()
+		a := fakeAnswer{body: `"ok"`}
+		if b.d.handle != nil {
+			a = b.d.handle(b, body)
+		}
+		id := `","id":"` + f.ID + `"}`
+		switch {
+		case a.hang:
+			<-b.done
+		case a.exit != nil:
+			b.end(*a.exit)
+		case a.raw != nil:
+			b.write(a.raw)
+		case a.err:
+			b.send(`{"type":"error`+id, a.body)
+		case a.stream != nil:
+			b.send(`{"type":"stream","contentType":"text/plain","id":"`+f.ID+`"}`, "")
+			for _, s := range a.stream {
+				b.send(`{"type":"chunk`+id, s)
+			}
+			b.send(`{"type":"end`+id, "")
+		default:
+			b.send(`{"type":"response`+id, a.body)
+		}
+	}
+}
+
+func (b *fakeBox) end(x sandbox.Exit) {
+	b.once.Do(func() {
+		b.exit = x
+		b.far.Close()
+		if b.print != nil {
+			b.print.Close()
+		}
+		close(b.attempts)
+		close(b.done)
+	})
+}
+
+func (b *fakeBox) ID() string       { return b.id }
+func (b *fakeBox) Conn() net.Conn   { return b.near }
+func (b *fakeBox) Output() *os.File { return b.out }
+func (b *fakeBox) Attach(_ context.Context, a sandbox.Attachment) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.attached != nil {
+		return errors.New("attached twice")
+	}
+	b.attached = &a
+	return nil
+}
+func (b *fakeBox) Exec(context.Context, []string, []string) error { return errors.New("not parked") }
+func (b *fakeBox) Listen(context.Context, int) (net.Listener, error) {
+	return nil, errors.New("not parked")
+}
+func (b *fakeBox) Freeze(context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.is.frozen = true
+	b.is.freezes++
+	return nil
+}
+func (b *fakeBox) Thaw(context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.is.frozen = false
+	b.is.thaws++
+	return nil
+}
+func (b *fakeBox) Stats(context.Context) (sandbox.Stats, error) {
+	return sandbox.Stats{Memory: 10 << 20, MaxMemory: 20 << 20}, nil
+}
+func (b *fakeBox) Inspect(context.Context) ([]bawn.Fact, error) {
+	return []bawn.Fact{{Control: "B3", Name: "capabilities", Value: "0", OK: true}}, nil
+}
+func (b *fakeBox) Attempts() <-chan sandbox.Attempt { return b.attempts }
+func (b *fakeBox) Kill()                            { b.end(sandbox.Exit{Code: -1, Signal: "killed"}) }
+func (b *fakeBox) Done() <-chan struct{}            { return b.done }
+func (b *fakeBox) Exit() sandbox.Exit               { return b.exit }
+
+// A kept is what the pool told the evidence.
+type kept struct {
+	mu      sync.Mutex
+	lines   []bawn.LogLine
+	records []bawn.Record
+}
+
+func (k *kept) log(l bawn.LogLine, _ time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.lines = append(k.lines, l)
+}
+
+func (k *kept) record(_ context.Context, r bawn.Record) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.records = append(k.records, r)
+	return nil
+}
+
+// text returns the log as one line each: invocation, text.
+func (k *kept) text() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var b strings.Builder
+	for _, l := range k.lines {
+		fmt.Fprintf(&b, "%s|%s\n", l.Invocation, l.Text)
+	}
+	return b.String()
+}
+
+// newPool returns a pool over d that is closed with the test.
+func newPool(t testing.TB, d *fakeDriver, change func(*Config)) (*Pool, *kept) {
+	t.Helper()
+	k := &kept{}
+	cfg := Config{
+		Driver: d,
+		Definitions: []Definition{
+			{Runtime: bawn.Python311, Image: sandbox.Image{Name: "python3.11"}, Args: []string{"python3"}},
+			{Runtime: bawn.NodeJS20, Missing: "apt-get install nodejs"},
+		},
+		CodePath:  func(context.Context, bawn.Artifact) (string, error) { return "/code", nil },
+		Record:    k.record,
+		Log:       k.log,
+		MemoryLow: func() bool { return false },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	p := NewPool(cfg)
+	t.Cleanup(p.Close)
+	return p, k
+}
+
+// version returns a version whose instances serve for ever.
+func version(change func(*bawn.Version)) *bawn.Version {
+	v := &bawn.Version{
+		Tenant: "main", Function: "hello", Number: 1, Digest: "sha256:1", Runtime: bawn.Python311,
+		Perimeter: bawn.Perimeter{Interior: bawn.Interior{
+			Memory: 256 << 20, CPU: 1, PIDs: 64, Tmp: 1 << 20, Timeout: 3 * time.Second, Concurrency: 50,
+			Reuse: bawn.Reuse{MaxAge: 24 * time.Hour},
+		}},
+	}
+	if change != nil {
+		change(v)
+	}
+	return v
+}
+
+func newCall(event string) *bawn.Call { return &bawn.Call{ID: bawn.NewID(), Event: []byte(event)} }
+
+// run makes one call that must have an answer.
+func run(t testing.TB, p *Pool, v *bawn.Version, event string) *bawn.Result {
+	t.Helper()
+	r, err := p.Run(context.Background(), v, newCall(event))
+	if err != nil {
+		t.Fatalf("Run: %v", err)
+	}
+	return r
+}
+
+func wantCode(t testing.TB, err error, code bawn.Code) {
+	t.Helper()
+	if bawn.ErrorCode(err) != code {
+		t.Fatalf("error is %v, want code %q", err, code)
+	}
+}
+
+func TestWarmPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{boot: 20 * time.Millisecond}
+		p, _ := newPool(t, d, nil)
+		time.Sleep(time.Minute)
+		if n := len(d.all()); n != 0 {
+			t.Fatalf("%d sandboxes for a runtime without functions", n)
+		}
+		p.Expect(map[bawn.Runtime]int{bawn.Python311: 1, bawn.NodeJS20: 1})
+		time.Sleep(time.Second)
+		if got := p.Stats().Warm[bawn.Python311]; got != defaultWarm {
+			t.Fatalf("%d warm sandboxes, want %d", got, defaultWarm)
+		}
+		d.mu.Lock()
+		if d.most != 1 {
+			t.Errorf("%d booted at one time, want 1", d.most)
+		}
+		d.mu.Unlock()
+
+		// A cold call takes one; the refill keeps away from it.
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Reuse = bawn.Reuse{} })
+		for range 3 {
+			run(t, p, v, "{}")
+		}
+		ended := time.Now()
+		synctest.Wait()
+		if n := len(d.all()); n != defaultWarm {
+			t.Errorf("%d sandboxes made, want the %d of before", n, defaultWarm)
+		}
+		time.Sleep(time.Second)
+		d.mu.Lock()
+		got := d.at[defaultWarm].Sub(ended)
+		d.mu.Unlock()
+		if got < refillDelay {
+			t.Errorf("the refill began %v after the call, want %v at least", got, refillDelay)
+		}
+		if got := p.Stats(); got.Warm[bawn.Python311] != defaultWarm || got.Misses != 0 || got.Cold != 3 {
+			t.Errorf("stats %+v", got)
+		}
+
+		// With no function left, they go.
+		p.Expect(nil)
+		time.Sleep(time.Second)
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d sandboxes are left", n)
+		}
+	})
+}
+
+// When the pool is empty, callers start their own at once, and the pool grows
+// for a while.
+func TestPoolEmpty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{boot: 20 * time.Millisecond}
+		p, _ := newPool(t, d, nil)
+		p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+		time.Sleep(time.Second)
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Reuse = bawn.Reuse{} })
+		var wg sync.WaitGroup
+		for range defaultWarm + 2 {
+			wg.Go(func() { run(t, p, v, "{}") })
+		}
+		wg.Wait()
+		if s := p.Stats(); s.Misses != 2 || s.Cold != defaultWarm+2 {
+			t.Fatalf("stats %+v", s)
+		}
+		time.Sleep(time.Second)
+		if got := p.Stats().Warm[bawn.Python311]; got != defaultWarm+2 {
+			t.Errorf("%d warm after 2 misses, want %d", got, defaultWarm+2)
+		}
+		time.Sleep(5 * time.Minute)
+		if got := p.Stats().Warm[bawn.Python311]; got != defaultWarm {
+			t.Errorf("%d warm long after, want %d", got, defaultWarm)
+		}
+		for _, b := range d.all() {
+			if b.state().served > 1 {
+				t.Errorf("sandbox %s served %d calls", b.id, b.state().served)
+			}
+		}
+	})
+}
+
+// A warm sandbox that died is not given to a call.
+func TestWarmDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, nil)
+		p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+		time.Sleep(time.Second)
+		for _, b := range d.all() {
+			b.Kill()
+		}
+		if r := run(t, p, version(nil), "{}"); r.FunctionError != "" {
+			t.Fatalf("got %s", r.Payload)
+		}
+	})
+}
+
+func TestRefillFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		d.broken.Store(true)
+		p, _ := newPool(t, d, nil)
+		p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+		time.Sleep(10 * time.Minute)
+		if n := p.Stats().Failed; n < 5 || n > 40 {
+			t.Errorf("tried %d times in ten minutes, want a few", n)
+		}
+		_, err := p.Run(context.Background(), version(nil), newCall("{}"))
+		wantCode(t, err, bawn.CodeUnavailable)
+		d.broken.Store(false)
+		run(t, p, version(nil), "{}")
+		time.Sleep(time.Minute)
+		if got := p.Stats().Warm[bawn.Python311]; got < defaultWarm {
+			t.Errorf("%d warm after it works again", got)
+		}
+	})
+}
+
+func TestRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _ := newPool(t, &fakeDriver{missing: true}, nil)
+		_, err := p.Run(context.Background(), version(nil), newCall("{}"))
+		wantCode(t, err, bawn.CodeUnavailable)
+		if !strings.Contains(err.Error(), "B5") {
+			t.Errorf("%v does not name the control", err)
+		}
+
+		d := &fakeDriver{}
+		p, _ = newPool(t, d, nil)
+		_, err = p.Run(context.Background(), version(func(v *bawn.Version) { v.Runtime = bawn.NodeJS20 }), newCall("{}"))
+		wantCode(t, err, bawn.CodeUnavailable)
+		var e *bawn.Error
+		if !errors.As(err, &e) || e.Fix != "apt-get install nodejs" {
+			t.Errorf("%v does not say how to get the runtime", err)
+		}
+		_, err = p.Run(context.Background(), version(func(v *bawn.Version) { v.Runtime = bawn.Wasm }), newCall("{}"))
+		wantCode(t, err, bawn.CodeUnavailable)
+		if len(d.all()) != 0 {
+			t.Error("a refused call made a sandbox")
+		}
+	})
+}
+
+func TestReuse(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		reuse bawn.Reuse
+		wait  time.Duration
+		want  []int // calls served by each sandbox, in the order they were made
+	}{
+		{"never", bawn.Reuse{}, 0, []int{1, 1, 1, 1, 1}},
+		{"one invocation", bawn.Reuse{Invocations: 1}, 0, []int{1, 1, 1, 1, 1}},
+		{"two invocations", bawn.Reuse{Invocations: 2}, 0, []int{2, 2, 1}},
+		{"age", bawn.Reuse{MaxAge: 25 * time.Second}, 10 * time.Second, []int{3, 2}},
+		{"both", bawn.Reuse{MaxAge: 25 * time.Second, Invocations: 2}, 10 * time.Second, []int{2, 2, 1}},
+		{"age alone", bawn.Reuse{MaxAge: time.Hour}, 0, []int{5}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &fakeDriver{}
+				p, _ := newPool(t, d, nil)
+				v := version(func(v *bawn.Version) { v.Perimeter.Interior.Reuse = test.reuse })
+				for range 5 {
+					run(t, p, v, "{}")
+					time.Sleep(test.wait)
+				}
+				var got []int
+				for _, b := range d.all() {
+					got = append(got, b.state().served)
+				}
+				if fmt.Sprint(got) != fmt.Sprint(test.want) {
+					t.Errorf("calls by sandbox %v, want %v", got, test.want)
+				}
+				time.Sleep(time.Second)
+				spent := 0
+				if test.reuse.Never() {
+					spent = len(got)
+				}
+				if n := len(got) - d.alive(); n < spent {
+					t.Errorf("%d of %d single-use sandboxes were destroyed", n, spent)
+				}
+			})
+		})
+	}
+}
+
+// Attach gets what the perimeter says.
+func TestAttachment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, nil)
+		run(t, p, version(func(v *bawn.Version) { v.Perimeter.Interior.Exec = true }), "{}")
+		got := fmt.Sprintf("%+v", *d.all()[0].attached)
+		if want := "{Code:[/code] Memory:268435456 CPU:1 PIDs:64 Tmp:1048576 Exec:true}"; got != want {
+			t.Errorf("attached %s, want %s", got, want)
+		}
+	})
+}
+
+// Idle instances are taken last in, first out, so that the others grow old.
+func TestLastInFirstOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+			time.Sleep(200 * time.Millisecond)
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, nil)
+		v := version(nil)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { run(t, p, v, "{}") })
+		}
+		wg.Wait()
+		if n := len(d.all()); n != 3 {
+			t.Fatalf("%d instances for 3 slow calls", n)
+		}
+		for range 10 {
+			run(t, p, v, "{}")
+			time.Sleep(time.Second)
+		}
+		most := 0
+		for _, b := range d.all() {
+			most = max(most, b.state().served)
+		}
+		if most != 11 {
+			t.Errorf("the busiest instance served %d of 10 further calls", most-1)
+		}
+	})
+}
+
+func TestConcurrency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, most atomic.Int64
+		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(2 * time.Second)
+			now.Add(-1)
+			return fakeAnswer{body: "1"}
+		}}
+		for _, reuse := range []bawn.Reuse{{}, {MaxAge: time.Hour}} {
+			p, _ := newPool(t, d, func(c *Config) { c.QueueLength = 5 })
+			v := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency, v.Perimeter.Interior.Reuse = 2, reuse })
+			var ok, throttled atomic.Int64
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					if _, err := p.Run(context.Background(), v, newCall("{}")); err == nil {
+						ok.Add(1)
+					} else if bawn.ErrorCode(err) == bawn.CodeThrottled {
+						throttled.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			// Two run at 0 s, two at 2 s, one at 4 s; three find the queue full and
+			// the others wait.
+			if most.Load() > 2 {
+				t.Errorf("%d ran at one time, want 2 at most", most.Load())
+			}
+			if ok.Load()+throttled.Load() != 10 || ok.Load() < 6 || throttled.Load() < 3 {
+				t.Errorf("%d ok, %d throttled", ok.Load(), throttled.Load())
+			}
+			if s := p.Stats(); s.Throttled != uint64(throttled.Load()) || s.Waiting != 0 {
+				t.Errorf("stats %+v", s)
+			}
+		}
+	})
+}
+
+// A new version takes the slots of an old one's idle instances.
+func TestConcurrencyAcrossVersions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, nil)
+		one := func(n int) *bawn.Version {
+			return version(func(v *bawn.Version) { v.Number, v.Perimeter.Interior.Concurrency = n, 1 })
+		}
+		run(t, p, one(1), "{}")
+		run(t, p, one(2), "{}")
+		time.Sleep(time.Second)
+		if n := d.alive(); n != 1 {
+			t.Errorf("%d instances, want 1", n)
+		}
+	})
+}
+
+// Many callers of a quick handler share few instances; a slow one gets as many
+// as it has callers.
+func TestGrowth(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		each          time.Duration
+		rounds        int
+		least, atMost int
+	}{
+		{"hello world", 100 * time.Microsecond, 200, 1, 2},
+		{"a millisecond", time.Millisecond, 50, 3, 10},
+		{"slow", 200 * time.Millisecond, 3, 32, 32},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &fakeDriver{boot: 20 * time.Millisecond, handle: func(*fakeBox, []byte) fakeAnswer {
+					time.Sleep(test.each)
+					return fakeAnswer{body: "1"}
+				}}
+				p, _ := newPool(t, d, nil)
+				p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+				time.Sleep(time.Second)
+				v := version(nil)
+				var wg sync.WaitGroup
+				for range 32 {
+					wg.Go(func() {
+						for range test.rounds {
+							run(t, p, v, "{}")
+						}
+					})
+				}
+				wg.Wait()
+				if n := int(p.Stats().Cold) + 0; n > 1 {
+					t.Errorf("%d callers started an instance of their own, want 1", n)
+				}
+				served := 0
+				for _, b := range d.all() {
+					if b.state().served > 0 {
+						served++
+					}
+				}
+				if served < test.least || served > test.atMost {
+					t.Errorf("%d instances for 32 callers, want %d to %d", served, test.least, test.atMost)
+				}
+			})
+		})
+	}
+}
+
+// A quick handler that all at once is slow grows too.
+func TestGrowthLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow atomic.Bool
+		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+			if slow.Load() {
+				time.Sleep(time.Second)
+			}
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, nil)
+		v := version(nil)
+		for range 10 {
+			run(t, p, v, "{}")
+		}
+		slow.Store(true)
+		began := time.Now()
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() { run(t, p, v, "{}") })
+		}
+		wg.Wait()
+		if took := time.Since(began); took > 2*time.Second { // of the bubble's clock
+			t.Errorf("16 calls of a second took %v", took)
+		}
+	})
+}
+
+func TestFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, nil)
+		v := version(nil)
+		run(t, p, v, "{}")
+		time.Sleep(2 * time.Second)
+		b := d.all()[0]
+		if !b.state().frozen || p.Stats().Instances["frozen"] != 1 {
+			t.Fatalf("an idle instance is not frozen: %+v", p.Stats())
+		}
+		run(t, p, v, "{}")
+		if got := b.state(); got.frozen || got.thaws != 1 || got.served != 2 {
+			t.Errorf("frozen %v, thaws %d, calls %d", got.frozen, got.thaws, got.served)
+		}
+		// Steady calls leave it awake.
+		before := b.state().freezes
+		for range 50 {
+			time.Sleep(150 * time.Millisecond)
+			run(t, p, v, "{}")
+		}
+		if n := b.state().freezes - before; n > 1 {
+			t.Errorf("frozen %d times between steady calls", n)
+		}
+		time.Sleep(defaultIdleAfter + time.Minute)
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d instances left after the idle time", n)
+		}
+		if s := p.Stats(); len(p.all()) != 0 || s.Instances["frozen"] != 0 {
+			t.Errorf("the pool still knows of it: %+v", s)
+		}
+		run(t, p, v, "{}")
+	})
+}
+
+// An instance that dies while idle is forgotten, and the next call gets another.
+func TestIdleDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, nil)
+		v := version(nil)
+		run(t, p, v, "{}")
+		d.all()[0].end(sandbox.Exit{OOM: true})
+		synctest.Wait()
+		if got := p.Instances(bawn.Ref{Tenant: "main", Function: "hello"}); len(got) != 0 {
+			t.Errorf("still there: %+v", got)
+		}
+		if r := run(t, p, v, "{}"); r.FunctionError != "" || !r.Usage.Cold {
+			t.Errorf("got %+v", r)
+		}
+	})
+}
+
+// What goes wrong gets Lambda's words, and the next call a fresh instance.
+func TestFailures(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		handle  fakeAnswer
+		loading *fakeAnswer
+		kind    string
+		message string
+		cause   bawn.Code
+		note    string
+		keeps   bool // the instance may serve again
+	}{
+		{"handler error", fakeAnswer{err: true, body: `{"errorType":"ValueError","errorMessage":"no"}`}, nil,
+			"ValueError", "no", bawn.CodeFunctionError, "", true},
+		{"time-out", fakeAnswer{hang: true}, nil,
+			"Sandbox.Timedout", "RequestId: ID Error: Task timed out after 3.00 seconds", bawn.CodeFunctionTimeout, "interior.timeout", false},
+		{"exit", fakeAnswer{exit: &sandbox.Exit{Code: 127}}, nil,
+			"Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: exit status 127", bawn.CodeFunctionError, "status 127", false},
+		{"exit 0", fakeAnswer{exit: &sandbox.Exit{}}, nil,
+			"Runtime.ExitError", "RequestId: ID Error: Runtime exited without providing a reason", bawn.CodeFunctionError, "status 0", false},
+		{"signal", fakeAnswer{exit: &sandbox.Exit{Code: -1, Signal: "segmentation fault"}}, nil,
+			"Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: signal: segmentation fault", bawn.CodeFunctionError, "segmentation", false},
+		{"out of memory", fakeAnswer{exit: &sandbox.Exit{Code: -1, Signal: "killed", OOM: true}}, nil,
+			"Runtime.OutOfMemory", "RequestId: ID Error: Runtime exited: out of memory", bawn.CodeFunctionError, "256 MiB", false},
+		{"bad frame", fakeAnswer{raw: bytes.Repeat([]byte{0xff}, 64)}, nil,
+			"Runtime.InvalidResponse", "RequestId: ID Error: ", bawn.CodeFunctionError, "protocol", false},
+		{"answer too large", fakeAnswer{body: strings.Repeat("x", bawn.MaxResponseBytes+1)}, nil,
+			"Function.ResponseSizeTooLarge", "Response payload size exceeded maximum allowed payload size (6291556 bytes).", bawn.CodeFunctionError, "", false},
+		{"init error", fakeAnswer{}, &fakeAnswer{err: true, body: `{"errorType":"Runtime.ImportModuleError","errorMessage":"no module","requestId":""}`},
+			"Runtime.ImportModuleError", "no module", bawn.CodeFunctionError, "no module", false},
+		{"init exit", fakeAnswer{}, &fakeAnswer{exit: &sandbox.Exit{Code: 1}},
+			"Runtime.ExitError", "RequestId: ID Error: Runtime exited with error: exit status 1", bawn.CodeFunctionError, "loading", false},
+		{"init time-out", fakeAnswer{}, &fakeAnswer{hang: true},
+			"Sandbox.Timedout", "RequestId: ID Error: Init timed out after 10.00 seconds", bawn.CodeFunctionTimeout, "10.00", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var broken atomic.Bool
+				broken.Store(true)
+				d := &fakeDriver{
+					handle: func(*fakeBox, []byte) fakeAnswer {
+						if broken.Load() {
+							return test.handle
+						}
+						return fakeAnswer{body: `"well"`}
+					},
+					loading: func(*fakeBox) fakeAnswer {
+						if broken.Load() && test.loading != nil {
+							return *test.loading
+						}
+						return fakeAnswer{}
+					},
+				}
+				p, k := newPool(t, d, nil)
+				v := version(nil)
+				c := newCall("{}")
+				r, err := p.Run(context.Background(), v, c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.FunctionError != "Unhandled" || r.Cause != test.cause || r.Version != 1 {
+					t.Errorf("got %+v", r)
+				}
+				var doc struct{ ErrorType, ErrorMessage string }
+				if err := json.Unmarshal(r.Payload, &doc); err != nil {
+					t.Fatalf("payload %q: %v", r.Payload, err)
+				}
+				want := strings.Replace(test.message, "ID", c.ID, 1)
+				if test.kind != "" && (doc.ErrorType != test.kind || !strings.HasPrefix(doc.ErrorMessage, want)) {
+					t.Errorf("payload %s, want %s: %s", r.Payload, test.kind, want)
+				}
+				if !strings.Contains(k.text(), test.note) {
+					t.Errorf("the log does not say %q:\n%s", test.note, k.text())
+				}
+				broken.Store(false)
+				r = run(t, p, v, "{}")
+				if string(r.Payload) != `"well"` || r.Usage.Cold == test.keeps {
+					t.Errorf("the next call got %s, cold %v", r.Payload, r.Usage.Cold)
+				}
+				synctest.Wait()
+				if n := d.alive(); n != 1 {
+					t.Errorf("%d sandboxes are alive, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+// An instance that could not be loaded for one caller does not strand the rest.
+func TestInitErrorWithQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{boot: 50 * time.Millisecond, loading: func(*fakeBox) fakeAnswer {
+			return fakeAnswer{err: true, body: `{"errorType":"Runtime.ImportModuleError"}`}
+		}}
+		p, _ := newPool(t, d, nil)
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 3 })
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if r := run(t, p, v, "{}"); r.FunctionError == "" {
+					t.Errorf("got %+v", r)
+				}
+			})
+		}
+		wg.Wait()
+		synctest.Wait()
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d sandboxes are alive", n)
+		}
+	})
+}
+
+func TestCallerGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+			time.Sleep(time.Second)
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, nil)
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 1 })
+		// One that runs goes on to its end.
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { time.Sleep(100 * time.Millisecond); cancel() }()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if r, err := p.Run(ctx, v, newCall("{}")); err != nil || string(r.Payload) != "1" {
+				t.Errorf("got %v, %v", r, err)
+			}
+		}()
+		// One that waits is let go.
+		time.Sleep(10 * time.Millisecond)
+		if _, err := p.Run(ctx, v, newCall("{}")); bawn.ErrorCode(err) != bawn.CodeUnavailable {
+			t.Errorf("got %v", err)
+		}
+		<-done
+		run(t, p, v, "{}")
+		if d.all()[0].state().served != 2 {
+			t.Errorf("the instance was not used again")
+		}
+	})
+}
+
+func TestStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(_ *fakeBox, event []byte) fakeAnswer {
+			return fakeAnswer{stream: []string{"one ", "two ", string(event)}}
+		}}
+		p, k := newPool(t, d, nil)
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 1 })
+		r := run(t, p, v, "three")
+		if got := p.Stats().Instances["busy"]; got != 1 {
+			t.Errorf("%d busy while streaming", got)
+		}
+		b, err := io.ReadAll(r.Stream)
+		if err != nil || string(b) != "one two three" {
+			t.Errorf("read %q, %v", b, err)
+		}
+		r.Stream.Close()
+		if got := p.Stats().Instances["idle"]; got != 1 {
+			t.Errorf("%d idle after the stream", got)
+		}
+		if r.Usage.MaxMemory == 0 || !strings.Contains(k.text(), "REPORT") {
+			t.Errorf("usage %+v, log:\n%s", r.Usage, k.text())
+		}
+		// Not read to the end: the instance is of no more use.
+		r = run(t, p, v, "three")
+		r.Stream.Close()
+		synctest.Wait()
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d alive after an early end", n)
+		}
+		if r = run(t, p, v, "x"); !r.Usage.Cold {
+			t.Error("the instance was used again")
+		}
+		io.Copy(io.Discard, r.Stream)
+	})
+}
+
+func TestStreamTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(b *fakeBox, event []byte) fakeAnswer {
+			return fakeAnswer{stream: []string{"one", strings.Repeat("x", 1<<20)}}
+		}}
+		p, _ := newPool(t, d, nil)
+		r := run(t, p, version(nil), "{}")
+		buf := make([]byte, 3)
+		if _, err := io.ReadFull(r.Stream, buf); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second) // a caller that does not read is over the function's time as well
+		_, err := io.ReadAll(r.Stream)
+		var failed *bawn.StreamError
+		if !errors.As(err, &failed) || !strings.Contains(string(failed.Payload), "Sandbox.Timedout") {
+			t.Errorf("got %v", err)
+		}
+		if r.Cause != bawn.CodeFunctionTimeout {
+			t.Errorf("cause %q", r.Cause)
+		}
+		synctest.Wait()
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d alive", n)
+		}
+	})
+}
+
+func TestBlocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(b *fakeBox, _ []byte) fakeAnswer {
+			b.attempts <- sandbox.Attempt{Time: time.Now(), Syscall: "execve", Args: []string{"/bin/sh", "-c", "id"}, Control: "B7", Errno: "EPERM", PID: 3, Dropped: 2}
+			time.Sleep(time.Millisecond)
+			return fakeAnswer{body: "1"}
+		}}
+		p, k := newPool(t, d, nil)
+		c := newCall("{}")
+		if _, err := p.Run(context.Background(), version(nil), c); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(k.records) != 1 {
+			t.Fatalf("%d records", len(k.records))
+		}
+		r := k.records[0]
+		if r.Kind != bawn.KindBlocked || r.Function != "hello" || r.Version != 1 || r.Invocation != c.ID || r.Control != "B7" ||
+			r.Action != "execve" || r.Outcome != "blocked" || r.Detail["args"] != "/bin/sh -c id" || r.Detail["dropped"] != "2" || r.Instance == "" {
+			t.Errorf("record %+v", r)
+		}
+	})
+}
+
+func TestMemoryLow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var low atomic.Bool
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, func(c *Config) { c.MemoryLow = low.Load })
+		for i := range 8 {
+			run(t, p, version(func(v *bawn.Version) { v.Function = fmt.Sprintf("f%d", i) }), "{}")
+		}
+		time.Sleep(time.Second)
+		if n := d.alive(); n != 8 {
+			t.Fatalf("%d alive", n)
+		}
+		low.Store(true)
+		time.Sleep(time.Minute)
+		if n := d.alive(); n > 0 {
+			t.Errorf("%d idle instances alive though memory is low", n)
+		}
+	})
+}
+
+// At the node's limit an idle instance makes room for a call; when there is none
+// the call is refused.
+func TestMaxSandboxes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(_ *fakeBox, e []byte) fakeAnswer {
+			if string(e) == "slow" {
+				time.Sleep(time.Second)
+			}
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, func(c *Config) { c.MaxSandboxes = 2 })
+		name := func(n string) *bawn.Version { return version(func(v *bawn.Version) { v.Function = n }) }
+		run(t, p, name("a"), "{}")
+		run(t, p, name("b"), "{}")
+		run(t, p, name("c"), "{}")
+		synctest.Wait()
+		if n := d.alive(); n != 2 {
+			t.Errorf("%d alive, want 2", n)
+		}
+		var wg sync.WaitGroup
+		for _, n := range []string{"b", "c"} {
+			wg.Go(func() { run(t, p, name(n), "slow") })
+		}
+		time.Sleep(time.Millisecond)
+		_, err := p.Run(context.Background(), name("d"), newCall("{}"))
+		wantCode(t, err, bawn.CodeThrottled)
+		wg.Wait()
+	})
+}
+
+func TestInspect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		p, _ := newPool(t, d, nil)
+		for _, reuse := range []bawn.Reuse{{}, {MaxAge: time.Hour}} {
+			v := version(func(v *bawn.Version) {
+				v.Perimeter.Interior.Reuse, v.Function = reuse, fmt.Sprint("f", reuse.Invocations, reuse.MaxAge > 0)
+			})
+			list, err := p.Inspect(context.Background(), v)
+			if err != nil || len(list) != 1 || len(list[0].Facts) != 1 || list[0].Memory == 0 {
+				t.Fatalf("got %+v, %v", list, err)
+			}
+			run(t, p, v, "{}")
+		}
+		for _, b := range d.all() {
+			if b.state().served > 1 {
+				t.Error("used twice")
+			}
+		}
+	})
+}
+
+func TestRetire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(_ *fakeBox, e []byte) fakeAnswer {
+			time.Sleep(time.Second)
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, nil)
+		v := version(nil)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { run(t, p, v, "{}") })
+		}
+		wg.Wait()
+		wg.Go(func() { run(t, p, v, "{}") })
+		time.Sleep(100 * time.Millisecond)
+		p.Retire("main", "hello")
+		synctest.Wait()
+		if n := d.alive(); n != 1 {
+			t.Errorf("%d alive, want the busy one", n)
+		}
+		wg.Wait()
+		synctest.Wait()
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d alive after its call", n)
+		}
+	})
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(_ *fakeBox, e []byte) fakeAnswer {
+			time.Sleep(time.Second)
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, nil)
+		p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+		v := version(nil)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			run(t, p, v, "{}")
+		}()
+		time.Sleep(500 * time.Millisecond)
+		short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		if p.Drain(short) == nil {
+			t.Error("drained while a call ran")
+		}
+		_, err := p.Run(context.Background(), v, newCall("{}"))
+		wantCode(t, err, bawn.CodeUnavailable)
+		if err := p.Drain(context.Background()); err != nil {
+			t.Error(err)
+		}
+		<-done
+		p.Close()
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d alive after Close", n)
+		}
+	})
+}
+
+// Close ends what runs.
+func TestCloseBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer { return fakeAnswer{hang: true} }}
+		p, _ := newPool(t, d, nil)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if r := run(t, p, version(nil), "{}"); r.FunctionError == "" {
+				t.Errorf("got %+v", r)
+			}
+		}()
+		time.Sleep(time.Millisecond)
+		p.Close()
+		<-done
+		if n := d.alive(); n != 0 {
+			t.Errorf("%d alive", n)
+		}
+	})
+}

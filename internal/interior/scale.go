@@ -1,0 +1,674 @@
+package interior
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"bawn.dev/bawn"
+)
+
+// functionKey names a function without making a string of it at each call.
+type functionKey struct{ tenant, name string }
+
+// versionKey tells apart versions that were given the same number before and
+// after a function was removed.
+type versionKey struct {
+	number int
+	digest string
+}
+
+// A function is what the pool knows of one function that has an instance or a
+// waiting call. Everything in it and in its fleets and instances that changes
+// is guarded by mu, unless a comment says otherwise.
+type function struct {
+	pool *Pool
+	key  functionKey
+
+	mu      sync.Mutex
+	gone    bool // no longer in the pool's map
+	fleets  map[versionKey]*fleet
+	slots   int       // instances that exist or are being made, of all versions
+	waiters []*waiter // oldest first
+}
+
+// A fleet is the instances of one version.
+type fleet struct {
+	fn      *function
+	version *bawn.Version
+	shelf   *shelf
+	never   bool // each call gets an instance of its own
+	retired bool // nothing is kept for later
+
+	instances map[*instance]struct{}
+	idle      []*instance // frozen ones first, then by the time they became idle
+	busy      int
+	starting  int
+	began     time.Time     // of the oldest start going on
+	mean      time.Duration // of recent calls; 0 if none has ended
+	samples   int
+	last      time.Time     // of the last call
+	gap       time.Duration // mean time between recent calls
+	growing   *time.Timer
+	growSet   bool
+}
+
+// A waiter is a call that waits for an instance or for leave to start one.
+type waiter struct {
+	fleet *fleet
+	since time.Time
+	grant chan grant // one is sent, after the waiter has left the queue
+}
+
+// A grant is one of: an instance, leave to start one (a slot is taken), or why
+// there is none.
+type grant struct {
+	in  *instance
+	err error
+}
+
+// acquire returns an instance for the call and whether it was made for it. The
+// instance is busy and thawed. The error is a *loadError or a *bawn.Error.
+func (p *Pool) acquire(ctx context.Context, v *bawn.Version, c *bawn.Call) (*instance, bool, error) {
+	if p.refusal != nil {
+		return nil, false, p.refusal
+	}
+	for {
+		in, cold, err := p.acquireOnce(ctx, v, c)
+		if err != nil || cold {
+			return in, cold, err
+		}
+		if in.thaw() {
+			return in, false, nil
+		}
+		in.retire() // it could not be woken: take another
+	}
+}
+
+func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (*instance, bool, error) {
+	f, err := p.enter(v)
+	if err != nil {
+		return nil, false, err
+	}
+	fn := f.fn // locked by enter
+	now := time.Now()
+	f.called(now)
+	in, ended := f.pop(now)
+	var evicted *instance
+	start := false
+	switch {
+	case in != nil:
+	case len(fn.waiters) == 0 && (f.never || f.busy+f.starting == 0):
+		start, evicted = fn.slot(f)
+	}
+	var w *waiter
+	if in == nil && !start {
+		if len(fn.waiters) >= p.cfg.QueueLength || p.queuedBytes.Load()+int64(len(c.Event)) > maxQueueBytes {
+			fn.mu.Unlock()
+			destroyAll(ended)
+			return nil, false, p.throttle(v, "too many calls wait already")
+		}
+		w = &waiter{fleet: f, since: now, grant: make(chan grant, 1)}
+		fn.waiters = append(fn.waiters, w)
+		f.watchQueue()
+	}
+	if start {
+		f.launch(now)
+	}
+	fn.mu.Unlock()
+	destroyAll(ended)
+	if evicted != nil {
+		evicted.destroy()
+	}
+	if w != nil {
+		p.queuedBytes.Add(int64(len(c.Event)))
+		defer p.queuedBytes.Add(-int64(len(c.Event)))
+		g, err := p.wait(ctx, v, w)
+		switch {
+		case err != nil:
+			return nil, false, err
+		case g.err != nil:
+			return nil, false, g.err
+		case g.in != nil:
+			return g.in, false, nil
+		}
+	} else if in != nil {
+		return in, false, nil
+	}
+	in, err = p.launch(f)
+	return in, err == nil, err
+}
+
+// wait waits for a grant. When it gives up and a grant has come meanwhile, the
+// grant is used or passed on.
+func (p *Pool) wait(ctx context.Context, v *bawn.Version, w *waiter) (grant, error) {
+	timer := time.NewTimer(p.cfg.QueueWait)
+	defer timer.Stop()
+	var err error
+	select {
+	case g := <-w.grant:
+		return g, nil
+	case <-timer.C:
+		err = p.throttle(v, "no instance was free in time")
+	case <-ctx.Done():
+		err = bawn.Wrap(context.Cause(ctx), bawn.CodeUnavailable, "run", "the caller went away")
+	case <-p.ctx.Done():
+		err = errDraining
+	}
+	fn := w.fleet.fn
+	fn.mu.Lock()
+	if i := slices.Index(fn.waiters, w); i >= 0 {
+		fn.waiters = slices.Delete(fn.waiters, i, i+1)
+		fn.mu.Unlock()
+		return grant{}, err
+	}
+	fn.mu.Unlock()
+	g := <-w.grant // sent with mu held, so it is there
+	if ctx.Err() == nil && p.ctx.Err() == nil {
+		return g, nil
+	}
+	switch {
+	case g.in != nil:
+		g.in.put()
+	case g.err == nil:
+		w.fleet.launched(nil)
+	}
+	return grant{}, err
+}
+
+// throttle counts and words a refusal.
+func (p *Pool) throttle(v *bawn.Version, why string) error {
+	p.count.throttled.Add(1)
+	return bawn.Errorf(bawn.CodeThrottled, "run", "all %d instances of %s are busy: %s", v.Perimeter.Interior.Concurrency, v.Function, why).
+		WithFix("try again, or raise interior.concurrency")
+}
+
+// enter returns v's fleet with its function locked.
+func (p *Pool) enter(v *bawn.Version) (*fleet, error) {
+	key := functionKey{v.Tenant, v.Function}
+	for {
+		p.mu.RLock()
+		fn, draining := p.functions[key], p.draining
+		p.mu.RUnlock()
+		if draining {
+			return nil, errDraining
+		}
+		if fn == nil {
+			p.mu.Lock()
+			if fn = p.functions[key]; fn == nil {
+				fn = &function{pool: p, key: key, fleets: make(map[versionKey]*fleet)}
+				p.functions[key] = fn
+			}
+			p.mu.Unlock()
+		}
+		fn.mu.Lock()
+		if fn.gone { // swept in between
+			fn.mu.Unlock()
+			continue
+		}
+		vk := versionKey{v.Number, v.Digest}
+		f := fn.fleets[vk]
+		if f == nil {
+			s := p.shelves[v.Runtime]
+			if s == nil {
+				fn.mu.Unlock()
+				return nil, bawn.Errorf(bawn.CodeUnavailable, "run", "this node has no runtime %s", v.Runtime).WithFix("run bawn doctor on the node")
+			}
+			f = &fleet{fn: fn, version: v, shelf: s, never: v.Perimeter.Interior.Reuse.Never(), instances: make(map[*instance]struct{})}
+			fn.fleets[vk] = f
+		}
+		f.retired = false
+		return f, nil
+	}
+}
+
+// called notes the arrival of a call. Needs mu.
+func (f *fleet) called(now time.Time) {
+	if !f.last.IsZero() {
+		f.gap += (now.Sub(f.last) - f.gap) / 4
+	}
+	f.last = now
+}
+
+// pop takes the idle instance used last, and returns those that turned out to
+// be of no more use. Needs mu.
+func (f *fleet) pop(now time.Time) (in *instance, ended []*instance) {
+	for n := len(f.idle); n > 0; n = len(f.idle) {
+		in := f.idle[n-1]
+		if in.expired(now) || !in.usable() {
+			ended = append(ended, f.remove(in))
+			continue
+		}
+		f.idle[n-1] = nil
+		f.idle = f.idle[:n-1]
+		in.frozen, in.state = in.state == "frozen", "busy"
+		f.busy++
+		return in, ended
+	}
+	return nil, ended
+}
+
+// slot takes a slot for a new instance of f, if need be from an idle instance
+// of another version, which the caller must destroy. Needs mu.
+func (fn *function) slot(f *fleet) (ok bool, evicted *instance) {
+	limit := f.version.Perimeter.Interior.Concurrency
+	if fn.slots >= limit {
+		for _, other := range fn.fleets {
+			if other != f && len(other.idle) > 0 && (evicted == nil || other.idle[0].since.Before(evicted.since)) {
+				evicted = other.idle[0]
+			}
+		}
+		if evicted == nil {
+			return false, nil
+		}
+		evicted.fleet.remove(evicted)
+	}
+	fn.slots++
+	return true, evicted
+}
+
+// launch notes the start of an instance. The slot is taken. Needs mu.
+func (f *fleet) launch(now time.Time) {
+	if f.starting == 0 {
+		f.began = now
+	}
+	f.starting++
+}
+
+// launched notes its end. in is nil if it failed; otherwise it is busy.
+func (f *fleet) launched(in *instance) {
+	fn := f.fn
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	f.starting--
+	f.began = time.Now() // a later one: close enough, and it only delays growth
+	if in == nil {
+		fn.slots--
+		fn.next()
+		return
+	}
+	f.instances[in] = struct{}{}
+	in.state = "busy"
+	f.busy++
+}
+
+// launch makes an instance, busy, in the caller's time. The fleet has been told
+// of it.
+func (p *Pool) launch(f *fleet) (*instance, error) {
+	in, err := p.start(f)
+	f.launched(in)
+	return in, err
+}
+
+// grow makes an instance for whoever waits longest.
+func (p *Pool) grow(f *fleet) {
+	in, err := p.launch(f)
+	if err == nil {
+		in.put()
+		return
+	}
+	fn := f.fn
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	for i, w := range fn.waiters {
+		if w.fleet == f {
+			fn.waiters = slices.Delete(fn.waiters, i, i+1)
+			w.grant <- grant{err: err}
+			return
+		}
+	}
+}
+
+// put gives a busy instance to the call that waits longest, makes it idle, or
+// destroys it if it has served its time.
+func (in *instance) put() { in.rest(time.Now()) }
+
+// rest is put for an instance that has been idle since then.
+func (in *instance) rest(since time.Time) {
+	f, fn := in.fleet, in.fleet.fn
+	spent := in.spent(time.Now()) // looks at the sandbox: not under the lock
+	fn.mu.Lock()
+	if spent || f.retired {
+		f.leave(in)
+		fn.mu.Unlock()
+		in.destroy()
+		return
+	}
+	for i, w := range fn.waiters {
+		if w.fleet == f {
+			fn.waiters = slices.Delete(fn.waiters, i, i+1)
+			in.state = "busy"
+			w.grant <- grant{in: in}
+			fn.mu.Unlock()
+			return
+		}
+	}
+	f.busy--
+	in.state, in.since = "idle", since
+	frozen := in.frozen // from the unlock on it is somebody else's
+	if frozen {
+		in.state = "frozen"
+	}
+	i := len(f.idle)
+	for i > 0 && f.idle[i-1].since.After(since) {
+		i--
+	}
+	f.idle = slices.Insert(f.idle, i, in)
+	fn.next()
+	fn.mu.Unlock()
+	if !frozen {
+		kick(fn.pool.sweepKick)
+	}
+}
+
+// retire takes a busy instance out and destroys it.
+func (in *instance) retire() {
+	fn := in.fleet.fn
+	fn.mu.Lock()
+	in.fleet.leave(in)
+	fn.mu.Unlock()
+	in.destroy()
+}
+
+// leave takes a busy instance out and gives its slot to the next. Needs mu.
+func (f *fleet) leave(in *instance) {
+	delete(f.instances, in)
+	in.state = "ending"
+	f.busy--
+	f.fn.slots--
+	f.fn.next()
+}
+
+// remove takes an idle instance out; the caller must destroy it. It does not
+// wake a waiter: idle instances and waiters of one version never meet, and the
+// slot is wanted by the caller. Needs mu.
+func (f *fleet) remove(in *instance) *instance {
+	if i := slices.Index(f.idle, in); i >= 0 {
+		f.idle = slices.Delete(f.idle, i, i+1)
+	}
+	delete(f.instances, in)
+	in.state = "ending"
+	f.fn.slots--
+	return in
+}
+
+// leave takes the instance out if it is in one of the states, and reports
+// whether it was.
+func (in *instance) leave(states ...string) bool {
+	fn := in.fleet.fn
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	if !slices.Contains(states, in.state) {
+		return false
+	}
+	in.fleet.remove(in)
+	fn.next()
+	return true
+}
+
+// next lets waiting calls start instances of their own where a slot is free and
+// nothing else will serve them. Needs mu.
+func (fn *function) next() {
+	for i := 0; i < len(fn.waiters); {
+		w := fn.waiters[i]
+		f := w.fleet
+		if !f.never && f.busy+f.starting > 0 {
+			f.watchQueue() // an instance comes back, or watchQueue makes one
+			i++
+			continue
+		}
+		ok, evicted := fn.slot(f)
+		if !ok {
+			f.watchQueue()
+			i++
+			continue
+		}
+		if evicted != nil {
+			go evicted.destroy()
+		}
+		f.launch(time.Now())
+		fn.waiters = slices.Delete(fn.waiters, i, i+1)
+		w.grant <- grant{}
+	}
+}
+
+// watchQueue has the queue looked at a little later. Needs mu.
+func (f *fleet) watchQueue() {
+	if f.growSet || f.never { // who never shares has nothing to wait for but a slot
+		return
+	}
+	f.growSet = true
+	if f.growing == nil {
+		f.growing = time.AfterFunc(growTick, f.lookAtQueue)
+		return
+	}
+	f.growing.Reset(growTick)
+}
+
+// lookAtQueue starts as many instances as the waiting calls are worth.
+func (f *fleet) lookAtQueue() {
+	fn := f.fn
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	f.growSet = false
+	if fn.pool.ctx.Err() != nil {
+		return
+	}
+	waiting, now := 0, time.Now()
+	var oldest time.Time
+	for _, w := range fn.waiters {
+		if w.fleet == f {
+			if waiting == 0 {
+				oldest = w.since
+			}
+			waiting++
+		}
+	}
+	if waiting == 0 {
+		return
+	}
+	for range min(f.want(waiting, now, now.Sub(oldest)), waiting-f.starting) {
+		ok, evicted := fn.slot(f)
+		if !ok {
+			break
+		}
+		if evicted != nil {
+			go evicted.destroy()
+		}
+		f.launch(now)
+		go fn.pool.grow(f)
+	}
+	f.watchQueue()
+}
+
+// want returns how many instances to add. Enough is when the calls present are
+// served within growDelay: for a handler of 0.1 ms one instance does for
+// fifty callers, for one of 100 ms each caller gets its own. Needs mu.
+func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
+	have := f.busy + f.starting
+	if have == 0 {
+		return 1
+	}
+	add := 0
+	mean := f.mean
+	if f.samples == 0 {
+		// Nothing is known. While the first start goes on, give it the time
+		// that a start takes; then let the first call's age speak.
+		if f.busy == 0 {
+			if now.Sub(f.began) < f.shelf.patience() {
+				return 0
+			}
+			return have
+		}
+		for in := range f.instances {
+			if in.state == "busy" {
+				mean = max(mean, now.Sub(in.since))
+			}
+		}
+	}
+	add = int((time.Duration(waiting+f.busy)*mean+growDelay-1)/growDelay) - have
+	if late >= growLate && f.starting == 0 {
+		add = max(add, have)
+	}
+	return max(add, 0)
+}
+
+// patience is how long a start may take before it counts as slow.
+func (s *shelf) patience() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return 2 * max(s.boot, 25*time.Millisecond)
+}
+
+// served notes how long a call took. Needs mu.
+func (f *fleet) served(d time.Duration) {
+	switch f.samples {
+	case 0, 1: // the first call of an instance is never typical
+		f.mean = d
+		f.samples++
+	default:
+		f.mean += (d - f.mean) / 8
+	}
+}
+
+// sweep freezes and reaps idle instances, for as long as the pool lives.
+func (p *Pool) sweep() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-p.sweepKick:
+		case <-timer.C:
+		}
+		// However many calls end, the idle are looked at twenty times a second.
+		timer.Reset(sweepTick)
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-timer.C:
+		}
+		timer.Reset(p.sweepOnce(time.Now()))
+	}
+}
+
+// sweepOnce returns when to look again if nothing happens before.
+func (p *Pool) sweepOnce(now time.Time) time.Duration {
+	again := time.Hour
+	var freeze, ending []*instance
+	total := 0
+	for _, fn := range p.all() {
+		fn.mu.Lock()
+		for key, f := range fn.fleets {
+			for i := 0; i < len(f.idle); {
+				in := f.idle[i]
+				if idle := now.Sub(in.since); idle >= p.cfg.IdleAfter || in.expired(now) {
+					ending = append(ending, f.remove(in))
+					continue
+				} else if in.state == "idle" && p.cfg.FreezeAfter > 0 && !in.unfreezable {
+					if wait := p.freezeDelay(f) - idle; wait > 0 {
+						again = min(again, wait)
+					} else {
+						// Nobody may have it while the kernel stops it.
+						f.idle = slices.Delete(f.idle, i, i+1)
+						in.state = "freezing"
+						f.busy++
+						freeze = append(freeze, in)
+						continue
+					}
+				}
+				again = min(again, p.cfg.IdleAfter-now.Sub(in.since))
+				if max := in.fleet.version.Perimeter.Interior.Reuse.MaxAge; max > 0 {
+					again = min(again, in.started.Add(max).Sub(now))
+				}
+				i++
+			}
+			total += len(f.idle)
+			if len(f.instances) == 0 && f.starting == 0 && !fn.waitsFor(f) {
+				if f.growing != nil {
+					f.growing.Stop()
+				}
+				delete(fn.fleets, key)
+			}
+		}
+		fn.next()
+		empty := len(fn.fleets) == 0
+		fn.mu.Unlock()
+		if empty {
+			p.forget(fn)
+		}
+	}
+	for _, in := range freeze {
+		in.freeze()
+		again = min(again, p.cfg.IdleAfter)
+	}
+	if total+len(freeze) > 0 {
+		if low := p.cfg.MemoryLow(); low || int(p.live.Load()) >= p.cfg.MaxSandboxes*9/10 {
+			ending = append(ending, p.oldest((total+len(freeze)+3)/4)...)
+			again = min(again, time.Second)
+		}
+		// Memory runs low without a call of ours, too.
+		again = min(again, 10*time.Second)
+	}
+	destroyAll(ending)
+	return max(again, sweepTick)
+}
+
+// freezeDelay is how long an instance is left awake: longer where calls come
+// often enough that it would be woken at each. Needs mu.
+func (p *Pool) freezeDelay(f *fleet) time.Duration {
+	return min(max(p.cfg.FreezeAfter, 4*f.gap), 10*p.cfg.FreezeAfter)
+}
+
+// waitsFor reports whether a call waits for f. Needs mu.
+func (fn *function) waitsFor(f *fleet) bool {
+	return slices.ContainsFunc(fn.waiters, func(w *waiter) bool { return w.fleet == f })
+}
+
+// forget drops a function that has nothing left.
+func (p *Pool) forget(fn *function) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fn.mu.Lock()
+	defer fn.mu.Unlock()
+	if len(fn.fleets) == 0 && len(fn.waiters) == 0 {
+		fn.gone = true
+		delete(p.functions, fn.key)
+	}
+}
+
+// oldest takes out the n instances that have been idle longest, on the whole
+// node.
+func (p *Pool) oldest(n int) []*instance {
+	type resting struct {
+		in    *instance
+		since time.Time
+	}
+	var idle []resting
+	for _, fn := range p.all() {
+		fn.mu.Lock()
+		for _, f := range fn.fleets {
+			for _, in := range f.idle {
+				idle = append(idle, resting{in, in.since})
+			}
+		}
+		fn.mu.Unlock()
+	}
+	slices.SortFunc(idle, func(a, b resting) int { return a.since.Compare(b.since) })
+	var list []*instance
+	for _, r := range idle[:min(n, len(idle))] {
+		if r.in.leave("idle", "frozen") {
+			list = append(list, r.in)
+		}
+	}
+	return list
+}
+
+// destroyAll destroys instances that were taken out.
+func destroyAll(list []*instance) {
+	for _, in := range list {
+		in.destroy()
+	}
+}

@@ -1,0 +1,207 @@
+// Package invoke tells the story of a call, whatever trigger it came from:
+// Admit, Run, Release, Settle, Append. There is one way in and one way out.
+package invoke
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/ingress"
+	"bawn.dev/bawn/internal/interior"
+)
+
+// Config says what an [Invoker] works with. Gate, Pool and Evidence are needed.
+type Config struct {
+	Gate     *ingress.Gate
+	Pool     *interior.Pool
+	Evidence *evidence.Log
+	// Log keeps one line of a function's log for so long. It must not block.
+	Log func(line bawn.LogLine, retention time.Duration)
+	// Observe hears of every call when it is over, refused ones included; for a
+	// stream that is after its last byte. It must not block.
+	Observe func(Observation)
+}
+
+// Observation is what metrics and traces may know of a call that is over.
+type Observation struct {
+	Call     *bawn.Call
+	Version  *bawn.Version // nil if the call was refused before one was known
+	Result   *bawn.Result  // nil with Err
+	Err      error
+	Duration time.Duration // from the trigger's hand to the end of the answer
+}
+
+// Invoker runs calls. Safe for concurrent use.
+type Invoker struct {
+	cfg Config
+}
+
+// New returns an invoker.
+func New(cfg Config) *Invoker {
+	if cfg.Log == nil {
+		cfg.Log = func(bawn.LogLine, time.Duration) {}
+	}
+	if cfg.Observe == nil {
+		cfg.Observe = func(Observation) {}
+	}
+	return &Invoker{cfg: cfg}
+}
+
+// Match is the route that a request led to.
+type Match = ingress.Match
+
+// Match returns the route for a method and a path as it came, still escaped.
+// Its errors are CodeInvalid for a path with more than one meaning, and
+// CodeNotFound.
+func (i *Invoker) Match(method, rawPath string) (Match, error) {
+	return i.cfg.Gate.Match(method, rawPath)
+}
+
+// Invoke runs a call. What the function did wrong is a Result with
+// FunctionError; an error is a *bawn.Error and says why there is no answer. The
+// caller must read Result.Stream to its end or close it.
+//
+// ctx bounds the wait for an instance. A call that an instance has begun goes on
+// when ctx ends, and Invoke returns when it is over: what a function has done is
+// recorded, whether or not anybody still listens.
+func (i *Invoker) Invoke(ctx context.Context, c *bawn.Call) (*bawn.Result, error) {
+	began := time.Now()
+
+	admission, err := i.cfg.Gate.Admit(ctx, c)
+	if err != nil {
+		i.cfg.Observe(Observation{Call: c, Err: err, Duration: time.Since(began)})
+		return nil, err
+	}
+	s := story{Invoker: i, call: c, admission: admission, began: began}
+
+	result, err := i.cfg.Pool.Run(ctx, admission.Version, c)
+	if err == nil {
+		err = release(result)
+	}
+	if err != nil {
+		return nil, s.end(ctx, nil, err)
+	}
+	if result.Stream != nil {
+		result.Stream = &stream{ReadCloser: result.Stream, story: s, ctx: context.WithoutCancel(ctx), result: result}
+		return result, nil
+	}
+	if err := s.end(ctx, result, nil); err != nil {
+		return nil, err
+	}
+	return result, nil
+}
+
+// release is where an answer is looked at before it leaves. Today it holds the
+// bounds.
+func release(r *bawn.Result) error {
+	if len(r.Payload) > bawn.MaxResponseBytes {
+		return bawn.Errorf(bawn.CodeFunctionError, "release", "the function's answer is larger than %d bytes", bawn.MaxResponseBytes)
+	}
+	return nil
+}
+
+// A story is one admitted call.
+type story struct {
+	*Invoker
+	call      *bawn.Call
+	admission *ingress.Admission
+	began     time.Time
+}
+
+// end settles the call and appends its outcome. The error it returns is err, or
+// why the outcome could not be recorded: then the caller gets no answer.
+func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
+	var u bawn.Usage
+	if r != nil {
+		u = r.Usage
+	}
+	s.admission.Settle(u)
+	if e := s.cfg.Evidence.Append(context.WithoutCancel(ctx), s.outcome(r, u, err)); e != nil && err == nil {
+		r, err = nil, e
+	}
+	s.cfg.Observe(Observation{Call: s.call, Version: s.admission.Version, Result: r, Err: err, Duration: time.Since(s.began)})
+	return err
+}
+
+// outcome is the record of how the call ended.
+func (s *story) outcome(r *bawn.Result, u bawn.Usage, err error) bawn.Record {
+	v := s.admission.Version
+	rec := bawn.Record{
+		Kind: bawn.KindOutcome, Time: time.Now(),
+		Tenant: v.Tenant, Function: v.Function, Version: v.Number,
+		Invocation: s.call.ID, Principal: s.call.Principal.String(), Source: s.call.Source,
+		Action: "invoke", Outcome: "ok",
+	}
+	switch {
+	case err != nil:
+		rec.Outcome, rec.Reason = "error", string(bawn.ErrorCode(err))
+		var e *bawn.Error
+		if errors.As(err, &e) {
+			rec.Reason += ": " + e.Message
+		}
+		return rec
+	case r.FunctionError != "":
+		rec.Outcome, rec.Reason = "error", string(r.Cause)
+	}
+	rec.Detail = map[string]string{
+		"duration":  u.Duration.String(),
+		"maxMemory": strconv.FormatInt(u.MaxMemory, 10),
+	}
+	if u.Cold {
+		rec.Detail["cold"] = "true"
+		rec.Detail["init"] = u.Init.String()
+	}
+	return rec
+}
+
+// Note writes a line of Bawn's own into the log of the function that a call
+// went to: what the owner should know and the caller should not.
+func (i *Invoker) Note(c *bawn.Call, text string) {
+	v := i.cfg.Gate.Resolve(c.Target)
+	if v == nil {
+		return // removed in between
+	}
+	i.cfg.Log(bawn.LogLine{
+		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,
+		Invocation: c.ID, Platform: true, Text: "bawn: " + text,
+	}, v.Perimeter.Evidence.LogRetention)
+}
+
+// A stream ends the story when the answer does.
+type stream struct {
+	io.ReadCloser
+	story  story
+	ctx    context.Context
+	result *bawn.Result
+	ended  bool
+}
+
+// Read reads on. The outcome is recorded before the end of the stream is told.
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err != nil && !s.ended {
+		s.ended = true
+		if e := s.story.end(s.ctx, s.result, nil); e != nil {
+			return n, e
+		}
+	}
+	return n, err
+}
+
+// Close ends the instance if the stream was not read to its end.
+func (s *stream) Close() error {
+	err := s.ReadCloser.Close()
+	if !s.ended {
+		s.ended = true
+		s.result.FunctionError, s.result.Cause = "Unhandled", bawn.CodeFunctionError
+		if e := s.story.end(s.ctx, s.result, nil); e != nil {
+			return e
+		}
+	}
+	return err
+}

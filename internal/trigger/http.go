@@ -1,0 +1,323 @@
+// Package trigger holds the ways in: each turns a protocol into calls and the
+// answers back into the protocol.
+package trigger
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/invoke"
+)
+
+// HTTPConfig says how calls over HTTP work. Invoker is needed.
+type HTTPConfig struct {
+	Invoker *invoke.Invoker
+	Account string       // shown to functions in events: 123456789012
+	Errors  *slog.Logger // hears of defects of Bawn's own
+}
+
+// Credentials of Bawn begin with this; other Authorization headers are the
+// function's business.
+const keyPrefix = "bawn_"
+
+const (
+	defaultAccount = "123456789012"
+	copyBytes      = 32 << 10 // of a stream, at once
+	firstBytes     = 4 << 10  // of a body, before more memory is taken
+)
+
+// httpTrigger serves functions under their routes.
+type httpTrigger struct {
+	cfg     HTTPConfig
+	buffers sync.Pool // of *[]byte for streams
+}
+
+// NewHTTP returns the handler of the public listener. It gives functions the
+// event of API Gateway's payload format 2.0 and understands its answers, those
+// that stream included. Who calls hears of an error its kind and an id; what
+// went wrong is in the function's log.
+func NewHTTP(cfg HTTPConfig) http.Handler {
+	cfg.Account = cmp.Or(cfg.Account, defaultAccount)
+	if cfg.Errors == nil {
+		cfg.Errors = slog.New(slog.DiscardHandler)
+	}
+	return &httpTrigger{cfg: cfg, buffers: sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}}
+}
+
+// ServeHTTP runs one request.
+func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &bawn.Call{ID: bawn.NewID(), Trigger: "http", At: time.Now()}
+	w.Header()["X-Request-Id"] = []string{c.ID}
+	if err := t.call(r, c); err != nil {
+		t.fail(w, r, c, err)
+		return
+	}
+	result, err := t.cfg.Invoker.Invoke(r.Context(), c)
+	if err != nil {
+		t.fail(w, r, c, err)
+		return
+	}
+	if result.Stream != nil {
+		defer result.Stream.Close()
+		t.stream(w, r, c, result.ContentType, result.Stream)
+		return
+	}
+	t.answer(w, r, c, result)
+}
+
+// call fills in c from the request.
+func (t *httpTrigger) call(r *http.Request, c *bawn.Call) error {
+	rawPath, query, _ := strings.Cut(r.RequestURI, "?")
+	m, err := t.cfg.Invoker.Match(r.Method, rawPath)
+	if err != nil {
+		return err
+	}
+	c.Route = m.Route
+	c.Target = bawn.Ref{Tenant: m.Version.Tenant, Function: m.Version.Function}
+	c.Source, _, err = net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		c.Source = r.RemoteAddr
+	}
+	if auth := r.Header["Authorization"]; len(auth) > 1 {
+		return bawn.Errorf(bawn.CodeInvalid, "http", "there is more than one Authorization header").WithFix("send one")
+	} else if len(auth) == 1 {
+		c.Bearer = bearer(auth[0])
+	}
+	if c.Bearer == "" && !m.Route.Access.Public.Open(c.At) {
+		// The body of who may not call is not worth reading. The gate decides; here
+		// it only gets the call without its event.
+		return nil
+	}
+	body, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	c.TraceID = traceID(c.ID, c.At)
+	q := request{
+		http: r, id: c.ID, trace: c.TraceID, source: c.Source,
+		rawPath: rawPath, query: query, route: m.Route, params: m.Params,
+		account: t.cfg.Account, api: m.Version.Function, at: c.At,
+		hideKey: c.Bearer != "", body: body,
+	}
+	c.Event = appendEvent(make([]byte, 0, 1024+len(query)+len(body)*9/8), &q)
+	if len(c.Event) > bawn.MaxEventBytes {
+		return tooLarge()
+	}
+	return nil
+}
+
+// bearer returns Bawn's credential in an Authorization header, or "".
+func bearer(auth string) string {
+	const scheme = "Bearer "
+	if len(auth) > len(scheme) && strings.EqualFold(auth[:len(scheme)], scheme) {
+		if key := strings.TrimSpace(auth[len(scheme):]); strings.HasPrefix(key, keyPrefix) {
+			return key
+		}
+	}
+	return ""
+}
+
+// traceID returns a trace header in X-Ray's form. It is made of the
+// invocation's id, which is random already.
+func traceID(id string, at time.Time) string {
+	hexID := strings.ReplaceAll(id, "-", "")
+	var t [4]byte
+	s := uint32(at.Unix())
+	t[0], t[1], t[2], t[3] = byte(s>>24), byte(s>>16), byte(s>>8), byte(s)
+	return "Root=1-" + hex.EncodeToString(t[:]) + "-" + hexID[:24] + ";Parent=" + hexID[16:] + ";Sampled=0"
+}
+
+// readBody reads the body within the bounds of an event.
+func readBody(r *http.Request) ([]byte, error) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil, nil
+	}
+	if r.ContentLength > bawn.MaxEventBytes {
+		return nil, tooLarge()
+	}
+	var b bytes.Buffer
+	// What a caller says of the length is believed in small steps only.
+	b.Grow(int(min(max(r.ContentLength, 0), firstBytes)) + bytes.MinRead)
+	if _, err := b.ReadFrom(io.LimitReader(r.Body, bawn.MaxEventBytes+1)); err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body could not be read")
+	}
+	if b.Len() > bawn.MaxEventBytes {
+		return nil, tooLarge()
+	}
+	return b.Bytes(), nil
+}
+
+func tooLarge() error {
+	return bawn.Errorf(bawn.CodeTooLarge, "http", "the request is larger than %d bytes", bawn.MaxEventBytes)
+}
+
+// answer sends a result that is complete.
+func (t *httpTrigger) answer(w http.ResponseWriter, r *http.Request, c *bawn.Call, result *bawn.Result) {
+	if result.FunctionError != "" {
+		t.functionFailed(w, r, c, result.Cause)
+		return
+	}
+	p, err := t.read(result)
+	if err != nil {
+		t.malformed(w, r, c, err)
+		return
+	}
+	if p.status == http.StatusNoContent || p.status == http.StatusNotModified {
+		p.body = nil
+	} else {
+		p.header["Content-Length"] = []string{strconv.Itoa(len(p.body))}
+	}
+	p.writeHead(w)
+	if r.Method != http.MethodHead && len(p.body) > 0 {
+		w.Write(p.body) // an error means that the caller has gone
+	}
+}
+
+// read makes a reply of a result that is complete.
+func (t *httpTrigger) read(result *bawn.Result) (*reply, error) {
+	if result.ContentType != preludeType {
+		return readReply(result.Payload)
+	}
+	r := bytes.NewReader(result.Payload)
+	p, rest, err := readPrelude(r)
+	if err != nil {
+		return nil, err
+	}
+	p.body = result.Payload[len(result.Payload)-r.Len()-len(rest):]
+	return p, nil
+}
+
+// stream sends an answer as it comes.
+func (t *httpTrigger) stream(w http.ResponseWriter, r *http.Request, c *bawn.Call, contentType string, body io.Reader) {
+	var (
+		p     *reply
+		first []byte
+		err   error
+	)
+	buf := t.buffers.Get().(*[]byte)
+	defer t.buffers.Put(buf)
+	if contentType == preludeType {
+		p, first, err = readPrelude(body)
+	} else {
+		p = &reply{status: http.StatusOK, header: http.Header{"Content-Type": {cmp.Or(contentType, "application/octet-stream")}}}
+		if !isHeaderValue(contentType) {
+			p, err = nil, errors.New("the content type of the stream has a character that must not be there")
+		}
+	}
+	if err == nil && len(first) == 0 {
+		// As long as nothing was sent, a failure still can be told as one.
+		var n int
+		n, err = body.Read(*buf)
+		first = (*buf)[:n]
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		var failed *bawn.StreamError
+		var e *bawn.Error
+		switch {
+		case errors.As(err, &failed):
+			t.functionFailed(w, r, c, bawn.CodeFunctionError)
+		case errors.As(err, &e):
+			t.fail(w, r, c, e)
+		default:
+			t.malformed(w, r, c, err)
+		}
+		return
+	}
+	p.writeHead(w)
+	if r.Method == http.MethodHead {
+		return // Close ends what would go on
+	}
+	flush := http.NewResponseController(w)
+	for {
+		if len(first) > 0 {
+			if _, e := w.Write(first); e != nil {
+				return // the caller has gone
+			}
+			if e := flush.Flush(); e != nil {
+				return
+			}
+		}
+		if err != nil {
+			break
+		}
+		var n int
+		n, err = body.Read(*buf)
+		first = (*buf)[:n]
+	}
+	if !errors.Is(err, io.EOF) {
+		// The status is out, so all that is left is not to end properly.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// functionFailed says that the function failed, not how.
+func (t *httpTrigger) functionFailed(w http.ResponseWriter, r *http.Request, c *bawn.Call, cause bawn.Code) {
+	status, message := http.StatusBadGateway, "Internal Server Error"
+	if cause == bawn.CodeFunctionTimeout {
+		status, message = http.StatusGatewayTimeout, "Gateway Timeout"
+	}
+	writeError(w, r, status, message, c.ID, "")
+}
+
+// malformed says the same of an answer that is none. The owner reads why.
+func (t *httpTrigger) malformed(w http.ResponseWriter, r *http.Request, c *bawn.Call, why error) {
+	t.cfg.Invoker.Note(c, "the answer cannot be sent over HTTP: "+why.Error())
+	t.functionFailed(w, r, c, bawn.CodeFunctionError)
+}
+
+// fail renders an error: its kind, its message and its fix, never its cause.
+// Control D6.
+func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, err error) {
+	var e *bawn.Error
+	if !errors.As(err, &e) || e.Code.Status() == http.StatusInternalServerError {
+		t.cfg.Errors.Error("a call failed", "invocation", c.ID, "function", c.Target.String(), "err", err)
+		writeError(w, r, http.StatusInternalServerError, "Internal Server Error", c.ID, "")
+		return
+	}
+	switch e.Code {
+	case bawn.CodeUnauthenticated:
+		w.Header()["Www-Authenticate"] = []string{`Bearer realm="bawn"`}
+	case bawn.CodeThrottled, bawn.CodeUnavailable:
+		w.Header()["Retry-After"] = []string{"1"}
+		if e.Err != nil {
+			t.cfg.Errors.Error("a call was refused", "invocation", c.ID, "function", c.Target.String(), "err", err)
+		}
+	case bawn.CodeNotFound:
+		// A function's name and how to list them is for who has a key.
+		writeError(w, r, http.StatusNotFound, "Not Found", c.ID, "")
+		return
+	}
+	writeError(w, r, e.Code.Status(), e.Message, c.ID, e.Fix)
+}
+
+// writeError sends an error document.
+func writeError(w http.ResponseWriter, r *http.Request, status int, message, id, fix string) {
+	b := append(make([]byte, 0, 256), `{"message":`...)
+	b = appendString(b, message)
+	b = append(b, `,"id":`...)
+	b = appendString(b, id)
+	if fix != "" {
+		b = append(b, `,"fix":`...)
+		b = appendString(b, fix)
+	}
+	b = append(b, '}', '\n')
+	h := w.Header()
+	h["Content-Type"] = []string{"application/json"}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+	h["Content-Length"] = []string{strconv.Itoa(len(b))}
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		w.Write(b) // an error means that the caller has gone
+	}
+}
