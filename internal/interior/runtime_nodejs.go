@@ -44,7 +44,7 @@ func defineNode(ctx context.Context, r bawn.Runtime) Definition {
 	d.Image = sandbox.Image{
 		Syscall: sandbox.SyscallNode,
 		Files: slices.Concat([]sandbox.File{{Path: program, Host: path, Mode: 0o555}}, libraries, commonFiles(),
-			[]sandbox.File{shim("bootstrap.cjs"), shim("warmup.cjs"), shim("warmup.mjs")}),
+			[]sandbox.File{shim("bootstrap.cjs"), shim("warmup.cjs"), shim("warmup_module.mjs")}),
 	}
 	d.Args = []string{program, runtimeDir + "/bootstrap.cjs"}
 	d.Env = []string{"LANG=C.UTF-8"}
