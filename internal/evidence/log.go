@@ -34,7 +34,7 @@ const (
 // Config sets up a [Log].
 type Config struct {
 	Log      *slog.Logger  // takes failures to write; nil discards
-	MaxBytes int64         // on disk, after which the oldest records go; 0 means 4 GiB
+	MaxBytes int64         // on disk, after which the oldest records go; 0 means 4 GiB or an eighth of the disk, whichever is less
 	MaxAge   time.Duration // after which records go; 0 means 400 days
 }
 
@@ -68,7 +68,7 @@ func Open(ctx context.Context, s *store.Store, cfg Config) (*Log, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = defaultBytes
+		cfg.MaxBytes = diskShare(s, defaultBytes)
 	}
 	if cfg.MaxAge == 0 {
 		cfg.MaxAge = defaultAge
@@ -80,6 +80,15 @@ func Open(ctx context.Context, s *store.Store, cfg Config) (*Log, error) {
 	l := &Log{stream: st, log: cfg.Log, ended: make(chan struct{}), wake: make(chan struct{}, 1)}
 	go l.writer()
 	return l, nil
+}
+
+// diskShare keeps the evidence from filling a small disk, which would stop the
+// node: old entries go instead.
+func diskShare(s *store.Store, most int64) int64 {
+	if disk := s.DiskBytes(); disk > 0 {
+		return max(min(most, disk/8), 4<<20)
+	}
+	return most
 }
 
 // Append adds r. It is the only write to the evidence. ID and Time are set if

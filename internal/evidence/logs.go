@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +26,7 @@ const (
 // LogsConfig sets up [Logs].
 type LogsConfig struct {
 	Log      *slog.Logger // takes failures to write; nil discards
-	MaxBytes int64        // on disk, after which the oldest lines go; 0 means 8 GiB
+	MaxBytes int64        // on disk, after which the oldest lines go; 0 means 8 GiB or an eighth of the disk, whichever is less
 }
 
 // Logs keeps the lines of the functions, each for as long as its function
@@ -56,7 +58,10 @@ type logKey struct {
 
 func (k logKey) subject() string { return k.tenant + "." + k.function }
 
-type logBatch struct{ data []byte }
+type logBatch struct {
+	data []byte
+	nth  int // in the order of first lines, which is the order of writing
+}
 
 // OpenLogs opens the lines that the store holds.
 func OpenLogs(ctx context.Context, s *store.Store, cfg LogsConfig) (*Logs, error) {
@@ -64,7 +69,7 @@ func OpenLogs(ctx context.Context, s *store.Store, cfg LogsConfig) (*Logs, error
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = defaultLogBytes
+		cfg.MaxBytes = diskShare(s, defaultLogBytes)
 	}
 	st, err := store.OpenStream(ctx, s, store.StreamConfig{Name: "logs", MaxBytes: cfg.MaxBytes, MaxAge: bawn.MaxLogRetention})
 	if err != nil {
@@ -105,7 +110,7 @@ func (l *Logs) add(k logKey, data []byte) {
 			l.over++
 			return
 		}
-		b = &logBatch{}
+		b = &logBatch{nth: len(l.waiting)}
 		l.waiting[k] = b
 	}
 	if l.closed || len(b.data)+len(data) > maxFunctionWait || l.bytes+len(data) > maxAllWait {
@@ -162,8 +167,8 @@ func (l *Logs) flush() {
 	l.waiting, l.lost = map[logKey]*logBatch{}, map[logKey]int{}
 	l.mu.Unlock()
 	failed := error(nil)
-	for k, b := range batches {
-		n, err := l.writeBatch(k, b.data)
+	for _, k := range slices.SortedFunc(maps.Keys(batches), func(a, b logKey) int { return batches[a].nth - batches[b].nth }) {
+		n, err := l.writeBatch(k, batches[k].data)
 		if over += n; err != nil {
 			failed = err
 		}
@@ -175,7 +180,7 @@ func (l *Logs) flush() {
 			l.mu.Lock()
 			l.lost[k] += lost[k] + n
 			if l.waiting[k] == nil && !l.closed {
-				l.waiting[k] = &logBatch{}
+				l.waiting[k] = &logBatch{nth: len(l.waiting)}
 			}
 			l.mu.Unlock()
 		}

@@ -14,12 +14,14 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,6 +94,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{dir: cfg.Dir, log: cfg.Log}
 	if total, _, err := diskSpace(cfg.Dir); err == nil {
 		s.room = min(max(total/20, minRoom), maxRoom)
+	}
+	if err := checkBlocks(cfg.Dir); err != nil {
+		return nil, err
 	}
 	// Recovery on a full disk would let the server fail half-way and then take
 	// writes that it cannot keep.
@@ -211,6 +216,13 @@ func (s *Store) checkRoom(op string) error {
 	return nil
 }
 
+// DiskBytes returns the size of the disk that the store is on, for limits that
+// are a part of it; 0 if it is not known.
+func (s *Store) DiskBytes() int64 {
+	total, _, _ := diskSpace(s.dir)
+	return total
+}
+
 func diskSpace(dir string) (total, free int64, err error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
@@ -278,6 +290,56 @@ func checkFormat(dir string) error {
 	if err := os.WriteFile(name, []byte(formatNumber+"\n"), 0o600); err != nil {
 		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's folder cannot be written to").
 			WithFix("give --data a folder that Bawn may write to, on a disk with free space")
+	}
+	return nil
+}
+
+// checkBlocks looks for one kind of damage before the server does: a sequence
+// number that no stream ever reaches. The server would count up to it, and run
+// out of memory long before. It looks at all blocks of tables and at the newest
+// of each other stream, which are those that are read at the start; what it
+// does not understand it leaves to the server's own checks.
+func checkBlocks(dir string) error {
+	const (
+		recordHead  = 22      // length 4, sequence 8, time 8, size of subject 2
+		headerBit   = 1 << 31 // of the length
+		flagBits    = 3 << 62 // of the sequence
+		maxSequence = 1 << 48
+	)
+	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "$G", "streams", "*"))
+	if err != nil {
+		return err
+	}
+	for _, stream := range streams {
+		blocks, err := filepath.Glob(filepath.Join(stream, "msgs", "*.blk"))
+		if err != nil {
+			return err
+		}
+		number := func(name string) int {
+			n, _ := strconv.Atoi(strings.TrimSuffix(filepath.Base(name), ".blk"))
+			return n
+		}
+		slices.SortFunc(blocks, func(a, b string) int { return number(a) - number(b) })
+		if len(blocks) > 1 && !strings.HasPrefix(filepath.Base(stream), "KV_") {
+			blocks = blocks[len(blocks)-1:]
+		}
+		for _, block := range blocks {
+			b, err := os.ReadFile(block)
+			if err != nil {
+				return bawn.Wrap(err, bawn.CodeUnavailable, "store.open", "the store's files cannot be read").
+					WithFix("check the disk and the rights of the data directory")
+			}
+			for len(b) >= recordHead {
+				size := int64(binary.LittleEndian.Uint32(b) &^ headerBit)
+				if size < recordHead || size > int64(len(b)) {
+					break
+				}
+				if binary.LittleEndian.Uint64(b[4:])&^flagBits > maxSequence {
+					return damaged("store.open", "the stored stream %s is damaged: it has an impossible sequence number", filepath.Base(stream))
+				}
+				b = b[size:]
+			}
+		}
 	}
 	return nil
 }
