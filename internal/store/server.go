@@ -66,6 +66,9 @@ type Store struct {
 	js    jetstream.JetStream
 	room  int64 // bytes of disk below which nothing is written
 
+	ending context.Context // ends with Close, and with it who follows a stream
+	end    context.CancelFunc
+
 	mu    sync.Mutex
 	files []*os.File // closed at the end
 }
@@ -92,6 +95,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{dir: cfg.Dir, log: cfg.Log}
+	s.ending, s.end = context.WithCancel(context.Background())
 	if total, _, err := diskSpace(cfg.Dir); err == nil {
 		s.room = min(max(total/20, minRoom), maxRoom)
 	}
@@ -160,7 +164,8 @@ func (s *Store) connect(ctx context.Context) error {
 	return nil
 }
 
-// Close stops the server. Everything opened on the store must be closed before.
+// Close stops the server, and ends whoever follows a stream with
+// CodeUnavailable. Everything opened on the store must be closed before.
 // What was acknowledged is on the disk in any case: a server that does not stop
 // in time, which only a damaged file can make happen, is left to the end of the
 // process, with an error.
@@ -170,6 +175,7 @@ func (s *Store) Close() error {
 			c.Close()
 		}
 	}
+	s.end()
 	s.mu.Lock()
 	for _, f := range s.files {
 		f.Close() // each write to it was synced

@@ -795,6 +795,67 @@ func TestStreamFollow(t *testing.T) {
 	}
 }
 
+// Who follows does not outlive the store.
+func TestFollowEndsWithStore(t *testing.T) {
+	s := open(t, t.TempDir())
+	st := stream(t, s, StreamConfig{})
+	if err := st.Publish(t.Context(), "a", nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	began, done := make(chan struct{}), make(chan error)
+	go func() {
+		done <- st.Read(t.Context(), ReadConfig{Follow: true}, func(Message) error { close(began); return nil })
+	}()
+	<-began
+	s.Close()
+	wantCode(t, <-done, bawn.CodeUnavailable)
+}
+
+func BenchmarkOpenEmpty(b *testing.B) {
+	for i := 0; b.Loop(); i++ {
+		s, err := Open(b.Context(), Config{Dir: filepath.Join(b.TempDir(), strconv.Itoa(i))})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, name := range []string{"functions", "versions", "keys"} {
+			if _, err := OpenTable[thing](b.Context(), s, name); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for _, name := range []string{"evidence", "logs"} {
+			if _, err := OpenStream(b.Context(), s, StreamConfig{Name: name, MaxBytes: 1 << 30}); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, err := OpenBlobs(b.Context(), s, "code"); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		s.Close()
+		b.StartTimer()
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	st := stream(b, open(b, b.TempDir()), StreamConfig{})
+	data := make([]byte, 1024)
+	for b.Loop() {
+		if err := st.Publish(b.Context(), "a", data, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTableGet(b *testing.B) {
+	tb := table(b, open(b, b.TempDir()))
+	tb.Create(b.Context(), "main.a", thing{"a", 1})
+	for b.Loop() {
+		if _, _, ok := tb.Get("main.a"); !ok {
+			b.Fatal("gone")
+		}
+	}
+}
+
 func TestStreamTTL(t *testing.T) {
 	st := stream(t, open(t, t.TempDir()), StreamConfig{AppendOnly: true})
 	if err := st.Publish(t.Context(), "short", []byte("1"), 300*time.Millisecond); err != nil {

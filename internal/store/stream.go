@@ -195,6 +195,8 @@ func (st *Stream) Read(ctx context.Context, cfg ReadConfig, fn func(Message) err
 		case <-wake:
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-st.s.ending.Done():
+			return bawn.Errorf(bawn.CodeUnavailable, op, "the node is stopping")
 		}
 	}
 }
