@@ -1,0 +1,269 @@
+// Package api is the control API: JSON over HTTP on the admin listener. It
+// turns requests into calls of package control and package invoke, and their
+// answers and errors back; it decides nothing itself. routes.go lists every
+// route; docs/reference/openapi.json is generated from that list.
+//
+// Every route but GET /v1/status asks for a bearer key. The library that
+// serves and describes the routes is not seen outside this package.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/control"
+	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/invoke"
+)
+
+// Config says what the API stands on. All fields but Extra are
+// required.
+type Config struct {
+	Control *control.Control
+	Invoker *invoke.Invoker
+	Keys    *identity.Keys
+	Log     *slog.Logger
+	Now     func() time.Time
+
+	// Status says how the node is. It is asked without a credential and must
+	// hold nothing that a stranger may not know.
+	Status func() Status
+	// Doctor returns what the host was found able to enforce and to run.
+	Doctor func() Doctor
+	// Inspect reads from the kernel what it enforces for a version's instances.
+	Inspect func(context.Context, *bawn.Version) ([]bawn.Instance, error)
+	// Authorize decides and records whether p may read the node's own state.
+	Authorize func(ctx context.Context, p bawn.Principal, action string) error
+	// Refused records a request without a good credential.
+	Refused func(ctx context.Context, source, reason string)
+	// Stopping ends when the node begins to stop: streams that follow end then,
+	// so that they do not keep it from stopping.
+	Stopping context.Context
+	// Extra are further routes, by mux pattern, for who may read the node's own
+	// state: its metrics. They are not part of the described API.
+	Extra map[string]http.Handler
+}
+
+// Bounds of one request.
+const (
+	maxJSONBytes = 1 << 20
+	bodyTimeout  = 30 * time.Second // for a JSON body or an event to arrive
+	packTimeout  = 15 * time.Minute // for a package to arrive
+	maxStreams   = 256              // log and event streams at one time
+)
+
+type api struct {
+	Config
+	streams atomic.Int32
+}
+
+// New returns the handler of the control API.
+func New(cfg Config) http.Handler {
+	a := &api{Config: cfg}
+	mux := http.NewServeMux()
+	h := a.build(mux)
+	doc, err := document(h)
+	if err != nil {
+		// The document is made of this package's own types: only a defect that
+		// every test would meet can get here.
+		panic(err)
+	}
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(doc)
+	})
+	for pattern, extra := range cfg.Extra {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := a.Authorize(r.Context(), principal(r.Context()), "metrics"); err != nil {
+				a.problem(r.Context(), err).write(w)
+				return
+			}
+			extra.ServeHTTP(w, r)
+		})
+	}
+	return a.recovered(a.identified(a.authenticated(a.routed(mux))))
+}
+
+// build registers every route on mux.
+func (a *api) build(mux *http.ServeMux) huma.API {
+	h := humago.New(mux, huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: "Bawn control API", Version: "1",
+				Description: "Everything that the command line does. Errors have one shape, Problem, with a code that never changes its meaning.",
+				License:     &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
+			},
+			Components: &huma.Components{
+				Schemas:         huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
+				SecuritySchemes: map[string]*huma.SecurityScheme{"key": {Type: "http", Scheme: "bearer", Description: "An API key: bawn key create"}},
+			},
+		},
+		Formats:                      map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat},
+		DefaultFormat:                "application/json",
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{a.rewrite},
+	})
+	for _, r := range a.routes() {
+		r.register(h)
+	}
+	return h
+}
+
+type contextKey int
+
+const (
+	keyRequest contextKey = iota
+	keyPrincipal
+)
+
+// requestID returns the id that this request was given.
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(keyRequest).(string)
+	return id
+}
+
+// caller is who makes the request.
+type caller struct {
+	bawn.Principal
+	bearer string
+	source string
+}
+
+// principal returns who makes the request. Every handler but the one of
+// status runs behind authenticated.
+func principal(ctx context.Context) bawn.Principal { return callerOf(ctx).Principal }
+
+func callerOf(ctx context.Context) caller {
+	c, ok := ctx.Value(keyPrincipal).(caller)
+	if !ok {
+		return caller{Principal: bawn.Anonymous()}
+	}
+	return c
+}
+
+// recovered answers 500 if a handler panics, instead of cutting the line.
+func (a *api) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			a.Log.ErrorContext(r.Context(), "panic in a request", "id", w.Header().Get("X-Request-Id"), "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+			(&Problem{
+				Code: bawn.CodeInternal, Message: "the node failed to do this", Fix: "its log has the cause under this id",
+				ID: w.Header().Get("X-Request-Id"), status: http.StatusInternalServerError,
+			}).write(w)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// identified gives the request an id and sets what holds for every answer.
+func (a *api) identified(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := bawn.NewID()
+		h := w.Header()
+		h.Set("X-Request-Id", id)
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyRequest, id)))
+	})
+}
+
+// authenticated finds out who asks. Nothing behind it, not even whether a
+// route exists, is told to a caller without a key, except the status.
+func (a *api) authenticated(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		source, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if r.URL.Path == "/v1/status" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") || bearer == "" {
+			a.Refused(r.Context(), source, "no key")
+			a.problem(r.Context(), bawn.Errorf(bawn.CodeUnauthenticated, "api", "this needs a key").
+				WithFix("send it as Authorization: Bearer KEY; `bawn key create` makes one")).write(w)
+			return
+		}
+		p, err := a.Keys.Authenticate(bearer)
+		if err != nil {
+			a.Refused(r.Context(), source, "bad key")
+			a.problem(r.Context(), err).write(w)
+			return
+		}
+		ctx := context.WithValue(r.Context(), keyPrincipal, caller{p, bearer, source})
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// routed bounds the body and answers for paths and methods that no route has.
+func (a *api) routed(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		if pattern == "" {
+			var probe probeWriter
+			h.ServeHTTP(&probe, r)
+			p := &Problem{Code: bawn.CodeNotFound, Message: "there is no such route", Fix: "the API is described at /openapi.json", ID: requestID(r.Context()), status: http.StatusNotFound}
+			if probe.status == http.StatusMethodNotAllowed {
+				w.Header().Set("Allow", probe.Header().Get("Allow"))
+				p.Message, p.status = "this route has no method "+method(r.Method), http.StatusMethodNotAllowed
+			}
+			p.write(w)
+			return
+		}
+		limit, wait := int64(maxJSONBytes), bodyTimeout
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/v1/artifacts/"):
+			limit, wait = bawn.MaxPackageBytes, packTimeout
+		case strings.HasSuffix(r.URL.Path, "/invocations"):
+			limit = bawn.MaxEventBytes
+		}
+		if r.ContentLength > limit {
+			a.problem(r.Context(), bawn.Errorf(bawn.CodeTooLarge, "api", "the body has %d bytes, at most %d are allowed here", r.ContentLength, limit).
+				WithFix("docs/limits.md lists every limit")).write(w)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		http.NewResponseController(w).SetReadDeadline(a.Now().Add(wait))
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// method keeps a request's method from carrying anything else into a message.
+func method(m string) string {
+	if len(m) > 16 || strings.Trim(m, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return "of that name"
+	}
+	return m
+}
+
+// probeWriter keeps the status and headers that a handler would answer with.
+type probeWriter struct {
+	header http.Header
+	status int
+}
+
+func (p *probeWriter) Header() http.Header {
+	if p.header == nil {
+		p.header = http.Header{}
+	}
+	return p.header
+}
+func (p *probeWriter) WriteHeader(status int)      { p.status = status }
+func (p *probeWriter) Write(b []byte) (int, error) { return len(b), nil }

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"strconv"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"bawn.dev/bawn"
+)
+
+// routes lists every route of the API.
+func (a *api) routes() []route {
+	return []route{
+		on(a, http.MethodGet, "/v1/status", "status", "Say whether the node is ready", a.status, public),
+
+		on(a, http.MethodHead, "/v1/artifacts/{digest}", "hasArtifact", "Ask whether the node has a package", a.hasArtifact),
+		on(a, http.MethodPut, "/v1/artifacts/{digest}", "putArtifact", "Upload a package", a.putArtifact, rawBody("application/zip", bawn.MaxPackageBytes)),
+
+		on(a, http.MethodGet, "/v1/functions", "listFunctions", "List functions with their live versions", a.listFunctions),
+		on(a, http.MethodGet, "/v1/functions/{name}", "getFunction", "Get a function and one version", a.getFunction),
+		on(a, http.MethodDelete, "/v1/functions/{name}", "removeFunction", "Remove a function with all its versions", a.removeFunction, status(http.StatusNoContent)),
+		on(a, http.MethodGet, "/v1/functions/{name}/versions", "listVersions", "List a function's versions, newest first", a.listVersions),
+		on(a, http.MethodPost, "/v1/functions/{name}/versions", "deploy", "Create a version and make it live", a.deploy),
+		on(a, http.MethodPut, "/v1/functions/{name}/aliases/{alias}", "setAlias", "Point an alias at a version", a.setAlias, status(http.StatusNoContent)),
+		on(a, http.MethodPost, "/v1/functions/{name}/rollback", "rollback", "Move live back", a.rollback),
+		on(a, http.MethodPost, "/v1/functions/{name}/invocations", "invoke", "Call a function: the body is the event, the answer is the payload", a.invoke, rawBody("application/json", bawn.MaxEventBytes), rawAnswer("*/*")),
+
+		on(a, http.MethodGet, "/v1/functions/{name}/logs", "logs", "Stream log lines", a.logs, lines[bawn.LogLine]),
+		on(a, http.MethodGet, "/v1/events", "events", "Stream records of the evidence", a.events, lines[bawn.Record]),
+		on(a, http.MethodGet, "/v1/functions/{name}/perimeter", "perimeter", "Show a perimeter and what the kernel enforces of it", a.perimeter),
+		on(a, http.MethodGet, "/v1/doctor", "doctor", "Show what the host can enforce and run", a.doctor),
+
+		on(a, http.MethodGet, "/v1/keys", "listKeys", "List keys, without their secrets", a.listKeys),
+		on(a, http.MethodPost, "/v1/keys", "createKey", "Create a key; the answer holds its secret, once", a.createKey, status(http.StatusCreated)),
+		on(a, http.MethodDelete, "/v1/keys/{id}", "revokeKey", "End a key at once", a.revokeKey, status(http.StatusNoContent)),
+	}
+}
+
+// route is one entry of the table.
+type route struct {
+	op       huma.Operation
+	register func(huma.API)
+}
+
+// on makes a route of a handler. Whatever error the handler returns is
+// rendered as a [Problem].
+func on[I, O any](a *api, method, path, id, summary string, h func(context.Context, *I) (*O, error), opts ...func(*huma.Operation)) route {
+	op := huma.Operation{
+		OperationID: id, Method: method, Path: path, Summary: summary,
+		Security: []map[string][]string{{"key": {}}}, MaxBodyBytes: maxJSONBytes, BodyReadTimeout: bodyTimeout,
+		// Given here, huma adds no error shape of its own.
+		Responses: map[string]*huma.Response{"default": {
+			Description: "Refused, or failed",
+			Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}},
+		}},
+	}
+	for _, o := range opts {
+		o(&op)
+	}
+	return route{op, func(api huma.API) {
+		api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
+		huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
+			out, err := h(ctx, in)
+			if err != nil {
+				return nil, a.problem(ctx, err)
+			}
+			return out, nil
+		})
+	}}
+}
+
+// public marks the one route that needs no key.
+func public(op *huma.Operation) { op.Security = []map[string][]string{} }
+
+func status(code int) func(*huma.Operation) {
+	return func(op *huma.Operation) { op.DefaultStatus = code }
+}
+
+// rawBody describes a body that the handler reads by itself, as a stream.
+func rawBody(mime string, most int64) func(*huma.Operation) {
+	return func(op *huma.Operation) {
+		op.RequestBody = &huma.RequestBody{
+			Required:    mime == "application/zip",
+			Description: "At most " + strconv.FormatInt(most, 10) + " bytes",
+			Content:     map[string]*huma.MediaType{mime: {Schema: rawSchema(mime)}},
+		}
+	}
+}
+
+func rawSchema(mime string) *huma.Schema {
+	if mime == "application/json" {
+		return &huma.Schema{Description: "any JSON value; {} where there is none"}
+	}
+	return &huma.Schema{Type: "string", Format: "binary"}
+}
+
+// rawAnswer describes an answer that the handler writes by itself.
+func rawAnswer(mime string) func(*huma.Operation) {
+	return func(op *huma.Operation) {
+		text := &huma.Schema{Type: "string"}
+		op.Responses["200"] = &huma.Response{
+			Description: "What the function answered; if X-Bawn-Function-Error is set, its error document",
+			Headers: map[string]*huma.Header{
+				"X-Bawn-Invocation":     {Schema: text, Description: "the invocation's id"},
+				"X-Bawn-Version":        {Schema: text, Description: "the version that ran"},
+				"X-Bawn-Function-Error": {Schema: text, Description: "Unhandled if the function failed; of a streamed answer it is a trailer"},
+			},
+			Content: map[string]*huma.MediaType{mime: {Schema: &huma.Schema{}}},
+		}
+	}
+}
+
+// lines describes an answer of newline-delimited JSON values of one type.
+func lines[T any](op *huma.Operation) {
+	op.Responses["200"] = &huma.Response{
+		Description: `One JSON value a line, oldest first. An empty line keeps the connection alive. A last line {"error": Problem} says that the stream broke.`,
+		Content:     map[string]*huma.MediaType{"application/x-ndjson": {Schema: &huma.Schema{Ref: "#/components/schemas/" + reflect.TypeFor[T]().Name()}}},
+	}
+}
+
+// document renders the OpenAPI document of what is registered on h.
+func document(h huma.API) ([]byte, error) {
+	doc := h.OpenAPI()
+	schemas := doc.Components.Schemas
+	schemas.Schema(reflect.TypeFor[bawn.LogLine](), true, "LogLine")
+	schemas.Schema(reflect.TypeFor[bawn.Record](), true, "Record")
+	// huma always registers its own error shapes, which no route answers with.
+	delete(schemas.Map(), "ErrorModel")
+	delete(schemas.Map(), "ErrorDetail")
+	data, err := json.MarshalIndent(doc, "", "  ")
+	return append(data, '\n'), err
+}
+
+// OpenAPI returns the document that describes the API, as the node serves it.
+func OpenAPI() ([]byte, error) {
+	return document((&api{}).build(http.NewServeMux()))
+}

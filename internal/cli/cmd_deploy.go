@@ -1,0 +1,255 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
+	"bawn.dev/bawn/internal/manifest"
+)
+
+const maxManifestBytes = 1 << 20
+
+func newDeploy(a *app) *cobra.Command {
+	var dryRun bool
+	var only []string
+	c := &cobra.Command{
+		Use:     "deploy [DIR]",
+		GroupID: groupFunction,
+		Short:   "Put the functions of a folder's bawn.yaml on the node",
+		Long: `Reads DIR/bawn.yaml (DIR is the current folder if none is given), packs the code of
+each function, uploads the packages the node does not have, and makes a new version
+of each function live. The same content twice makes no new version.
+
+Everything is read and packed, and every function is tried, before the first one
+changes.`,
+		Example: `  bawn deploy
+  bawn deploy services/hello --dry-run
+  bawn deploy --only hello -o json`,
+		Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		},
+		RunE: runE(func(cmd *cobra.Command, args []string) error {
+			dir := "."
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			return a.deploy(cmd.Context(), dir, only, dryRun)
+		}),
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
+	c.Flags().StringSliceVar(&only, "only", nil, "only these functions of the manifest")
+	a.addOutput(c)
+	return c
+}
+
+// pack is one packed code folder, shared by the functions that name it.
+type pack struct {
+	file   *os.File
+	digest string
+	size   int64
+}
+
+func (a *app) deploy(ctx context.Context, dir string, only []string, dryRun bool) error {
+	file, err := readManifest(dir)
+	if err != nil {
+		return err
+	}
+	names := file.Order
+	if len(only) > 0 {
+		for _, n := range only {
+			if _, ok := file.Functions[n]; !ok {
+				return bawn.Errorf(bawn.CodeNotFound, "deploy", "the manifest has no function %q", n).
+					WithFix("it has %s", strings.Join(file.Order, ", "))
+			}
+		}
+		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(only, n) })
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	packs, err := a.pack(dir, names, file)
+	defer func() {
+		for _, p := range packs {
+			p.file.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	sent := map[string]bool{}
+	for _, n := range names {
+		p := packs[file.Functions[n].CodePath()]
+		if sent[p.digest] {
+			continue
+		}
+		sent[p.digest] = true
+		if err := a.upload(ctx, c, p, n); err != nil {
+			return err
+		}
+	}
+	var done []*client.Deployment
+	// With several functions, one that is refused must not leave the others
+	// half changed: all are tried first.
+	if len(names) > 1 && !dryRun {
+		for _, n := range names {
+			f := file.Functions[n]
+			if _, err := c.Deploy(ctx, n, f, packs[f.CodePath()].digest, true); err != nil {
+				return forFunction(n, err)
+			}
+		}
+	}
+	for _, n := range names {
+		f := file.Functions[n]
+		d, err := c.Deploy(ctx, n, f, packs[f.CodePath()].digest, dryRun)
+		if err != nil {
+			return forFunction(n, err)
+		}
+		d.DryRun = dryRun
+		done = append(done, d)
+		if a.format != "json" {
+			a.printDeployment(c, n, d)
+		}
+	}
+	if a.format == "json" {
+		return a.printJSON(done)
+	}
+	return nil
+}
+
+// forFunction adds the function's name to an error that does not say it.
+func forFunction(name string, err error) error {
+	var be *bawn.Error
+	if errors.As(err, &be) && !strings.Contains(be.Message, name) {
+		c := *be
+		c.Message = "function " + name + ": " + c.Message
+		return &c
+	}
+	return err
+}
+
+// readManifest reads DIR/bawn.yaml.
+func readManifest(dir string) (*manifest.File, error) {
+	path := filepath.Join(dir, manifest.FileName)
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, bawn.Wrap(err, bawn.CodeNotFound, "deploy", "there is no %s in %s", manifest.FileName, dir).
+			WithFix("go to the folder that has one, or make one with `bawn init NAME --runtime RUNTIME`")
+	}
+	if err != nil {
+		return nil, fileError(err, "%s cannot be read", path)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifestBytes+1))
+	if err != nil {
+		return nil, fileError(err, "%s cannot be read", path)
+	}
+	m, err := manifest.Parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range m.Order {
+		if _, err := manifest.Compile(n, m.Functions[n]); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// pack packs each code folder once, into files that vanish when closed.
+func (a *app) pack(dir string, names []string, m *manifest.File) (map[string]*pack, error) {
+	packs := map[string]*pack{}
+	for _, n := range names {
+		code := m.Functions[n].CodePath()
+		if packs[code] != nil {
+			continue
+		}
+		src := filepath.Join(dir, filepath.FromSlash(code))
+		if _, err := os.Stat(src); errors.Is(err, os.ErrNotExist) {
+			e := bawn.Wrap(err, bawn.CodeNotFound, "deploy", "function %s: its code %s does not exist", n, src)
+			if _, berr := os.Stat(filepath.Join(dir, "build.sh")); berr == nil {
+				return packs, e.WithFix("build it first: sh %s", filepath.Join(dir, "build.sh"))
+			}
+			return packs, e.WithFix("mend \"code\" in %s", filepath.Join(dir, manifest.FileName))
+		}
+		f, err := os.CreateTemp("", "bawn-package-*")
+		if err != nil {
+			return packs, fileError(err, "no temporary file can be made")
+		}
+		os.Remove(f.Name())
+		packs[code] = &pack{file: f}
+		info, err := manifest.Pack(src, f)
+		if err != nil {
+			return packs, forFunction(n, err)
+		}
+		packs[code].digest, packs[code].size = info.Digest, info.Size
+	}
+	return packs, nil
+}
+
+// upload sends a package unless the node has it.
+func (a *app) upload(ctx context.Context, c *client.Client, p *pack, label string) error {
+	has, err := c.HasArtifact(ctx, p.digest)
+	if err != nil || has {
+		return err
+	}
+	if _, err := p.file.Seek(0, io.SeekStart); err != nil {
+		return fileError(err, "the package cannot be read back")
+	}
+	var r io.Reader = p.file
+	if a.errTTY && a.format != "json" {
+		bar := progressbar.NewOptions64(p.size,
+			progressbar.OptionSetWriter(a.Err), progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true),
+			progressbar.OptionSetDescription(label), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish())
+		defer bar.Close()
+		defer bar.Finish()
+		r = io.TeeReader(r, bar)
+	}
+	_, err = c.PutArtifact(ctx, p.digest, p.size, io.NopCloser(r))
+	return forFunction(label, err)
+}
+
+func (a *app) printDeployment(c *client.Client, name string, d *client.Deployment) {
+	v := d.Version
+	switch {
+	case d.DryRun && d.Created:
+		a.printf("%s: would become version %d", a.paint(1, name), v.Number)
+	case d.DryRun:
+		a.printf("%s: would stay version %d, nothing has changed", a.paint(1, name), v.Number)
+	case d.Created:
+		a.printf("%s: version %d is live", a.paint(1, name), v.Number)
+	default:
+		a.printf("%s: version %d is live, nothing has changed", a.paint(1, name), v.Number)
+	}
+	a.printf("  %s\n", a.paint(2, shortDigest(clean(v.Digest))))
+	for _, ch := range d.Changes {
+		was, now := ch.Old, ch.New
+		mark, word := a.paint(36, "~"), fmt.Sprintf("%s -> %s", clean(was), clean(now))
+		switch {
+		case was == "":
+			mark, word = a.paint(32, "+"), clean(now)
+		case now == "":
+			mark, word = a.paint(31, "-"), clean(was)
+		}
+		widens := ""
+		if ch.Widens {
+			widens = "  " + a.paint(33, "(lets more through)")
+		}
+		a.printf("  %s %s: %s%s\n", mark, clean(ch.Field), word, widens)
+	}
+	for _, r := range v.Perimeter.Ingress.HTTP {
+		a.printf("  %-6s %s%s  %s\n", clean(r.Method), clean(c.Public()), clean(r.Path), clean(accessText(r.Access, a.Now())))
+	}
+}

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newDoctor(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "doctor",
+		GroupID: groupNode,
+		Short:   "Show what the node's host can enforce, and how to get what is missing",
+		Long: `Shows each thing the host was found able to enforce, the control it carries, and
+how to get what is missing; and each runtime with the program it was found in.
+The exit code is 1 if something is missing without which no function runs.`,
+		Example: `  bawn doctor
+  bawn doctor -o json | jq '.capabilities[] | select(.ok | not)'`,
+		Args: cobra.NoArgs,
+		RunE: runE(func(cmd *cobra.Command, _ []string) error {
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			d, err := c.Doctor(cmd.Context())
+			if err != nil {
+				return err
+			}
+			broken := false
+			for _, cp := range d.Capabilities {
+				broken = broken || cp.Required && !cp.OK
+			}
+			if a.format == "json" {
+				if err := a.printJSON(d); err != nil {
+					return err
+				}
+			} else {
+				for _, cp := range d.Capabilities {
+					mark := a.paint(32, "ok     ")
+					switch {
+					case !cp.OK && cp.Required:
+						mark = a.paint(31, "MISSING")
+					case !cp.OK:
+						mark = a.paint(33, "missing")
+					}
+					a.printf("%s  %-4s %s", mark, clean(cp.Control), clean(cp.Name))
+					if cp.Detail != "" {
+						a.printf(": %s", clean(cp.Detail))
+					}
+					a.printf("\n")
+					if !cp.OK && cp.Fix != "" {
+						a.printf("              fix: %s\n", clean(cp.Fix))
+					}
+				}
+				a.printf("\n")
+				for _, r := range d.Runtimes {
+					if r.Missing == "" {
+						a.printf("%s  %-11s %s\n", a.paint(32, "ok     "), clean(string(r.Runtime)), clean(r.Found))
+					} else {
+						a.printf("%s  %-11s %s\n", a.paint(33, "missing"), clean(string(r.Runtime)), clean(r.Missing))
+					}
+				}
+			}
+			if broken {
+				a.notef("\nThis host misses something without which no function runs.\n")
+				return &silentError{exitFailure}
+			}
+			return nil
+		}),
+	}
+	a.addOutput(c)
+	return c
+}

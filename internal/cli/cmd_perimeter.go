@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"bawn.dev/bawn"
+)
+
+func newPerimeter(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "perimeter FUNCTION[@VERSION]",
+		GroupID: groupWatch,
+		Short:   "Show what the kernel enforces for a function's live instances",
+		Long: `Shows a function's perimeter as it was compiled and, for each instance that lives
+now, what the kernel says it enforces. The second part is read from the kernel at
+this moment, not from configuration. The exit code is 1 if a fact differs from
+what the perimeter asks for.`,
+		Example: `  bawn perimeter hello
+  bawn perimeter hello -o json | jq '.instances[0].facts'`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFunctions,
+		RunE: runE(func(cmd *cobra.Command, args []string) error {
+			name, qualifier, err := parseFunction(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			p, err := c.Perimeter(cmd.Context(), name, qualifier)
+			if err != nil {
+				return err
+			}
+			broken := false
+			for _, i := range p.Instances {
+				for _, f := range i.Facts {
+					broken = broken || !f.OK
+				}
+			}
+			if a.format == "json" {
+				if p.Instances == nil {
+					p.Instances = []bawn.Instance{}
+				}
+				if err := a.printJSON(p); err != nil {
+					return err
+				}
+			} else {
+				a.printf("%s@%d\n", a.paint(1, clean(p.Version.Function)), p.Version.Number)
+				a.printPerimeter(c, &p.Version)
+				for _, i := range p.Instances {
+					a.printf("\nInstance %s  %s, %s, %d calls, %s\n", clean(i.ID), clean(i.State), a.ago(i.Started), i.Calls, size(i.Memory))
+					for _, f := range i.Facts {
+						mark := a.paint(32, "ok ")
+						if !f.OK {
+							mark = a.paint(31, "BAD")
+						}
+						a.printf("  %s %-4s %-22s %s  %s\n", mark, clean(f.Control), clean(f.Name), clean(f.Value), a.paint(2, clean(f.Source)))
+					}
+				}
+				if len(p.Instances) == 0 {
+					a.notef("\nNo instance lives now. Call the function and ask again.\n")
+				}
+			}
+			if broken {
+				return &silentError{exitFailure}
+			}
+			return nil
+		}),
+	}
+	a.addOutput(c)
+	return c
+}

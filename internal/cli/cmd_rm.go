@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newRemove(a *app) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:     "rm FUNCTION",
+		Aliases: []string{"remove"},
+		GroupID: groupFunction,
+		Short:   "Remove a function with all its versions",
+		Long: `Removes a function with all its versions and routes. On a terminal it asks first;
+elsewhere it needs --yes. What the evidence holds about the function stays.`,
+		Example: `  bawn rm hello
+  bawn rm hello --yes`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFunctions,
+		RunE: runE(func(cmd *cobra.Command, args []string) error {
+			name, err := parseName(args[0])
+			if err != nil {
+				return err
+			}
+			if !yes {
+				if !a.inTTY {
+					return usagef("rm asks before it removes %s, and there is no terminal to ask on: add --yes", name)
+				}
+				fmt.Fprintf(a.Err, "Remove %s with all its versions? Type its name to confirm: ", name)
+				line, _ := bufio.NewReader(a.In).ReadString('\n')
+				if strings.TrimSpace(line) != name {
+					fmt.Fprintln(a.Err, "Nothing was removed.")
+					return &silentError{exitFailure}
+				}
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := c.Remove(cmd.Context(), name); err != nil {
+				return err
+			}
+			if a.format == "json" {
+				return a.printJSON(map[string]string{"removed": name})
+			}
+			a.printf("removed %s\n", name)
+			return nil
+		}),
+	}
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	a.addOutput(c)
+	return c
+}

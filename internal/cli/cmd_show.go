@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
+	"bawn.dev/bawn/internal/manifest"
+)
+
+func newShow(a *app) *cobra.Command {
+	c := &cobra.Command{
+		Use:     "show FUNCTION[@VERSION]",
+		GroupID: groupFunction,
+		Short:   "Show a function, its perimeter and its versions",
+		Example: `  bawn show hello
+  bawn show hello@3
+  bawn show hello -o json`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFunctions,
+		RunE: runE(func(cmd *cobra.Command, args []string) error {
+			name, qualifier, err := parseFunction(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := a.client()
+			if err != nil {
+				return err
+			}
+			d, err := c.Function(cmd.Context(), name, qualifier)
+			if err != nil {
+				return err
+			}
+			versions, err := c.Versions(cmd.Context(), name)
+			if err != nil {
+				return err
+			}
+			if a.format == "json" {
+				return a.printJSON(struct {
+					*client.FunctionDetail
+					Versions []bawn.Version `json:"versions"`
+				}{d, versions})
+			}
+			a.printFunction(c, d)
+			a.printf("\nVersions\n")
+			var rows [][]string
+			for _, v := range versions {
+				var at []string
+				for _, alias := range slices.Sorted(maps.Keys(d.Function.Aliases)) {
+					if d.Function.Aliases[alias] == v.Number {
+						at = append(at, alias)
+					}
+				}
+				rows = append(rows, []string{
+					fmt.Sprintf("  %d", v.Number), strings.Join(at, " "), shortDigest(v.Digest), a.ago(v.CreatedAt), v.CreatedBy,
+				})
+			}
+			return a.table([]string{"  NUMBER", "ALIAS", "DIGEST", "DEPLOYED", "BY"}, rows)
+		}),
+	}
+	a.addOutput(c)
+	return c
+}
+
+func (a *app) printFunction(c *client.Client, d *client.FunctionDetail) {
+	v := d.Version
+	a.printf("%s@%d", a.paint(1, clean(d.Function.Name)), v.Number)
+	if v.Description != "" {
+		a.printf("  %s", clean(v.Description))
+	}
+	a.printf("\n  runtime   %s\n", clean(string(v.Runtime)))
+	if v.Handler != "" {
+		a.printf("  handler   %s\n", clean(v.Handler))
+	}
+	a.printf("  owner     %s\n  digest    %s\n  package   %s, %s, %d files\n", clean(v.Owner), clean(v.Digest), shortDigest(clean(v.Artifact.Digest)), size(v.Artifact.Size), v.Artifact.Files)
+	a.printf("  deployed  %s by %s\n", a.ago(v.CreatedAt), clean(v.CreatedBy))
+	if len(v.Environment) > 0 {
+		// Values may be private; the names are what a reader looks for.
+		a.printf("  environment  %s\n", clean(strings.Join(slices.Sorted(maps.Keys(v.Environment)), ", ")))
+	}
+	a.printPerimeter(c, &v)
+}
+
+// printPerimeter prints a compiled perimeter in its four parts.
+func (a *app) printPerimeter(c *client.Client, v *bawn.Version) {
+	p := v.Perimeter
+	a.printf("\nIngress\n")
+	if len(p.Ingress.HTTP) == 0 {
+		a.printf("  http      none: called by name only\n")
+	}
+	for _, r := range p.Ingress.HTTP {
+		a.printf("  http      %-6s %s%s  %s\n", clean(r.Method), clean(c.Public()), clean(r.Path), clean(accessText(r.Access, a.Now())))
+	}
+	in := p.Interior
+	reuse := "never"
+	if !in.Reuse.Never() {
+		var parts []string
+		if in.Reuse.Invocations > 0 {
+			parts = append(parts, fmt.Sprintf("%d invocations", in.Reuse.Invocations))
+		}
+		if in.Reuse.MaxAge > 0 {
+			parts = append(parts, manifest.Duration(in.Reuse.MaxAge).String())
+		}
+		reuse = strings.Join(parts, " or ")
+	}
+	exec := "refused"
+	if in.Exec {
+		exec = "allowed"
+	}
+	a.printf("Interior\n  memory %s  cpu %g  timeout %s  tmp %s  pids %d  concurrency %d  exec %s  reuse %s\n",
+		manifest.Size(in.Memory), in.CPU, manifest.Duration(in.Timeout), manifest.Size(in.Tmp), in.PIDs, in.Concurrency, exec, reuse)
+	a.printf("Egress\n  nothing may be reached\n")
+	a.printf("Evidence\n  logs kept %s\n", manifest.Duration(p.Evidence.LogRetention))
+}

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
+	"bawn.dev/bawn/internal/node"
+)
+
+func newUp(a *app) *cobra.Command {
+	var cfg node.Config
+	var logFormat, logLevel string
+	c := &cobra.Command{
+		Use:     "up",
+		GroupID: groupNode,
+		Short:   "Start a node and stay until it is stopped",
+		Long: `Starts a node with everything inside: its store, its certificate authority, a public
+listener for calls and an admin listener for the control API, both TLS 1.3 only.
+
+The first start makes the data directory, the authority (DATA/ca.pem) and an
+administrator's key, and writes the context file that the other commands use. Later
+starts keep all of it; a context file that has gone is written again with a new key.
+Making sandboxes needs root.
+
+SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`,
+		Example: `  bawn up
+  bawn up --data /srv/bawn --public 0.0.0.0:443 --admin 127.0.0.1:8444
+  ` + client.ContextEnv + `=./context.json bawn up --data ./data --public 127.0.0.1:0 --admin 127.0.0.1:0`,
+		Args: cobra.NoArgs,
+		RunE: runE(func(cmd *cobra.Command, _ []string) error {
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
+				return usagef("--log-level %q: want debug, info, warn or error", logLevel)
+			}
+			opts := &slog.HandlerOptions{Level: level}
+			switch logFormat {
+			case "text":
+				cfg.Log = slog.New(slog.NewTextHandler(a.Err, opts))
+			case "json":
+				cfg.Log = slog.New(slog.NewJSONHandler(a.Err, opts))
+			default:
+				return usagef(`--log-format %q: want text or json`, logFormat)
+			}
+			var err error
+			if cfg.Data == "" {
+				if cfg.Data, err = defaultData(a.Getenv); err != nil {
+					return err
+				}
+			}
+			if cfg.ContextFile, err = client.DefaultContextFile(); err != nil {
+				return err
+			}
+			if cfg.OTLPEndpoint == "" {
+				cfg.OTLPEndpoint = a.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+			}
+			cfg.Version = Version()
+			return a.up(cmd.Context(), cfg)
+		}),
+	}
+	f := c.Flags()
+	f.StringVar(&cfg.Data, "data", "", "the data directory (default: /var/lib/bawn as root, else below the user's home)")
+	f.StringVar(&cfg.Public, "public", node.DefaultPublic, "the address for calls")
+	f.StringVar(&cfg.Admin, "admin", node.DefaultAdmin, "the address of the control API")
+	f.StringVar(&cfg.OTLPEndpoint, "otlp", "", "send traces to this OTLP/HTTP endpoint (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
+	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
+	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
+	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")
+	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error")
+	c.MarkFlagDirname("data")
+	return c
+}
+
+// up runs the node until ctx ends.
+func (a *app) up(ctx context.Context, cfg node.Config) error {
+	n, err := node.Open(ctx, cfg)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return err
+	}
+	if a.outTTY {
+		a.banner(n)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- n.Wait() }()
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+	}
+	if a.outTTY {
+		fmt.Fprintln(a.Err, "\nStopping: running calls may end.")
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.DrainTimeout()+15*time.Second)
+	defer cancel()
+	if cerr := n.Close(stop); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// banner greets whoever started the node by hand.
+func (a *app) banner(n *node.Node) {
+	a.printf("\n  %s is up\n\n", a.paint(1, versionText()))
+	a.printf("    calls    https://%s\n", clean(n.PublicAddr()))
+	a.printf("    control  https://%s\n", clean(n.AdminAddr()))
+	a.printf("    data     %s\n", clean(n.Data()))
+	a.printf("    context  %s\n\n", clean(n.ContextFile()))
+	if m := n.Notice(); m != "" {
+		a.printf("  %s %s\n\n", a.paint(33, "!"), clean(m))
+	}
+	a.printf("  In another terminal:\n    bawn init hello --runtime python3.11 && bawn deploy hello && bawn invoke hello\n  Ctrl-C stops the node.\n\n")
+}
+
+// defaultData returns where a node keeps its data if nobody says.
+func defaultData(getenv func(string) string) (string, error) {
+	if d := getenv("BAWN_DATA"); d != "" {
+		return d, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/bawn", nil
+	}
+	if d := getenv("XDG_DATA_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "bawn"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", bawn.Wrap(err, bawn.CodeInvalid, "up", "there is no home folder to keep the data in").WithFix("name a folder with --data DIR")
+	}
+	return filepath.Join(home, ".local", "share", "bawn"), nil
+}

@@ -1,0 +1,138 @@
+package node
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
+)
+
+// Where a node listens, and for how long it drains, unless it is told
+// otherwise.
+const (
+	DefaultPublic = "127.0.0.1:8443"
+	DefaultAdmin  = "127.0.0.1:8444"
+	DefaultDrain  = 30 * time.Second
+)
+
+// Config says what node to open. Data is required; the rest has defaults.
+type Config struct {
+	Data   string // the data directory; made with mode 0700
+	Public string // address for calls: [DefaultPublic]
+	Admin  string // address of the control API: [DefaultAdmin]
+
+	ContextFile  string        // where to write the context of the first administrator; empty: nowhere
+	ForceContext bool          // replace a context file that belongs to another node
+	DrainTimeout time.Duration // for running calls to end at [Node.Close]: [DefaultDrain]
+	OTLPEndpoint string        // URL that takes traces as OTLP over HTTP; empty: no traces
+	Version      string        // of the program, for the status
+	Warm         int           // warm sandboxes for each runtime in use; 0: the pool's default; negative: none
+	Log          *slog.Logger  // nil discards
+}
+
+func (c *Config) fill() {
+	if c.Public == "" {
+		c.Public = DefaultPublic
+	}
+	if c.Admin == "" {
+		c.Admin = DefaultAdmin
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = DefaultDrain
+	}
+	if c.Version == "" {
+		c.Version = "devel"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// openData makes the data directory or checks the one that is there: it holds
+// keys, so nobody but its owner may look inside.
+func openData(dir string) (string, error) {
+	const op = "node.data"
+	if dir == "" {
+		return "", bawn.Errorf(bawn.CodeInvalid, op, "no data directory is named").WithFix("name one with --data DIR")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", bawn.Wrap(err, bawn.CodeInvalid, op, "the data directory cannot be found")
+	}
+	fail := func(err error) error {
+		code, fix := bawn.CodeUnavailable, "choose another with --data DIR"
+		if errors.Is(err, syscall.ENOSPC) {
+			fix = "free some space, or choose another with --data DIR"
+		}
+		if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+			code, fix = bawn.CodeDenied, "run as the user who owns it, or choose another with --data DIR"
+		}
+		var pe *fs.PathError
+		cause := err
+		if errors.As(err, &pe) {
+			cause = pe.Err
+		}
+		return bawn.Wrap(err, code, op, "the data directory %s cannot be used: %v", dir, cause).WithFix("%s", fix)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fail(err)
+	}
+	st, err := os.Stat(dir)
+	if err != nil {
+		return "", fail(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fail(err)
+	}
+	switch open := st.Mode().Perm() & 0o077; {
+	case open == 0:
+	case len(entries) == 0: // made by hand for this purpose
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return "", fail(err)
+		}
+	default:
+		return "", bawn.Errorf(bawn.CodeConflict, op, "the data directory %s may be read by others (mode %#o)", dir, st.Mode().Perm()).
+			WithFix("if it is a node's, close it: chmod 700 %s; else choose another with --data DIR", dir)
+	}
+	probe, err := os.CreateTemp(dir, ".probe-*")
+	if err != nil {
+		return "", fail(err)
+	}
+	probe.Close()
+	if err := os.Remove(probe.Name()); err != nil {
+		return "", fail(err)
+	}
+	return dir, nil
+}
+
+// contextState is what a context file means to this node.
+type contextState int
+
+const (
+	contextMissing contextState = iota
+	contextOurs                 // written by this node, and its key is still good
+	contextStale                // written by this node, and its key is not
+	contextForeign              // another node's, or no context file at all
+)
+
+// readContext looks at the context file. good reports whether a key is still
+// one of this node's.
+func readContext(path string, ca *authority, good func(key string) bool) (contextState, *client.Context) {
+	c, err := client.LoadContext(path)
+	switch {
+	case bawn.ErrorCode(err) == bawn.CodeNotFound:
+		return contextMissing, nil
+	case err != nil || !ca.same(c.CA):
+		return contextForeign, c
+	case good(c.Key):
+		return contextOurs, c
+	}
+	return contextStale, c
+}

@@ -1,0 +1,451 @@
+// Package node is the composition root: it opens every part, ties them
+// together, and closes them in reverse. Read [Open] from top to bottom to see
+// what Bawn is made of; builtin.go lists the parts there are several kinds of.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
+	"bawn.dev/bawn/internal/api"
+	"bawn.dev/bawn/internal/control"
+	"bawn.dev/bawn/internal/deploy"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/ingress"
+	"bawn.dev/bawn/internal/interior"
+	"bawn.dev/bawn/internal/invoke"
+	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/store"
+	"bawn.dev/bawn/internal/trigger"
+)
+
+// Node is a running node. Its methods are safe for concurrent use.
+type Node struct {
+	cfg     Config
+	ca      *authority
+	started time.Time
+	keys    *identity.Keys
+	record  *evidence.Log
+	gate    *ingress.Gate
+	pool    *interior.Pool
+
+	public, admin *listener
+	notice        string
+	stopping      context.Context // ends when the node begins to stop
+	stop          context.CancelFunc
+	ready         chan struct{}
+	isReady       atomic.Bool
+	refusals      struct {
+		sync.Mutex
+		second      int64
+		count, left int
+	}
+
+	closers  []closer
+	close    sync.Once
+	closeErr error
+	gone     chan struct{} // closed when everything is closed
+}
+
+type closer struct {
+	name string
+	fn   func(context.Context) error
+}
+
+// onClose adds what Close does, in reverse order.
+func (n *Node) onClose(name string, fn func(context.Context) error) {
+	n.closers = append(n.closers, closer{name, fn})
+}
+
+// principal is who the node is in its own records.
+func (n *Node) principal() bawn.Principal {
+	return bawn.Principal{Kind: "node", ID: n.ca.id(), Tenant: bawn.DefaultTenant}
+}
+
+// Open starts a node. When it returns the node is ready: it answers on both
+// listeners. Warm sandboxes are made in the background after that. If Open
+// fails nothing is left running.
+func Open(ctx context.Context, cfg Config) (node *Node, err error) {
+	cfg.fill()
+	n := &Node{cfg: cfg, started: time.Now(), ready: make(chan struct{}), gone: make(chan struct{})}
+	n.stopping, n.stop = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			n.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	log := cfg.Log
+
+	// The data directory, for this process alone.
+	if n.cfg.Data, err = openData(cfg.Data); err != nil {
+		return nil, err
+	}
+	data := n.cfg.Data
+	unlock, err := store.LockDir(data)
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("lock", func(context.Context) error { return unlock() })
+
+	// Addresses first: a port in use should be told before anything is made.
+	public, err := bind(ctx, "public", cfg.Public)
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("public address", func(context.Context) error { return ignoreClosed(public.Close()) })
+	admin, err := bind(ctx, "admin", cfg.Admin)
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("admin address", func(context.Context) error { return ignoreClosed(admin.Close()) })
+	hosts := hostNames(cfg.Public, cfg.Admin)
+	if n.ca, err = openAuthority(data, hosts, time.Now()); err != nil {
+		return nil, err
+	}
+
+	// The sandbox and the runtimes are looked for while the store opens: both
+	// wait for other processes.
+	var driver sandbox.Driver
+	var runtimes []interior.Definition
+	var looking sync.WaitGroup
+	looking.Go(func() { driver = openDriver(data, n.ca.id(), log) })
+	looking.Go(func() { runtimes = findRuntimes(ctx, log) })
+	n.onClose("sandbox driver", func(context.Context) error { looking.Wait(); return driver.Close() })
+
+	// The ground: what is stored, and the evidence of what happens.
+	st, err := store.Open(ctx, store.Config{Dir: filepath.Join(data, "store"), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("store", func(context.Context) error { return st.Close() })
+	if n.record, err = evidence.Open(ctx, st, evidence.Config{Log: log}); err != nil {
+		return nil, err
+	}
+	n.onClose("evidence", func(context.Context) error { return n.record.Close() })
+	logs, err := evidence.OpenLogs(ctx, st, evidence.LogsConfig{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("logs", func(context.Context) error { return logs.Close() })
+
+	// Who may do what.
+	if n.keys, err = identity.OpenKeys(ctx, st); err != nil {
+		return nil, err
+	}
+	rules := policy.New(n.record, time.Now)
+
+	// Spine 2: changes. Packages go through the gate of package deploy.
+	blobs, err := store.OpenBlobs(ctx, st, "artifacts")
+	if err != nil {
+		return nil, err
+	}
+	packages, err := deploy.New(deploy.Config{Dir: filepath.Join(data, "code"), Blobs: blobs, Record: n.record.Append, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	changes, err := control.Open(ctx, control.Config{
+		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Now: time.Now,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	// Spine 1: calls. The interior runs them, ingress lets them in.
+	looking.Wait()
+	n.pool = interior.NewPool(interior.Config{
+		Driver: driver, Definitions: runtimes,
+		// Upwards: an instance's code comes from the gate, which verifies it at
+		// every start, and what a sandbox stopped becomes evidence.
+		CodePath: packages.Path, Record: n.record.Append, Log: logs.Write,
+		Errors: log, Warm: cfg.Warm,
+	})
+	n.onClose("pool", func(ctx context.Context) error { n.pool.Close(); return nil })
+	var metrics *metrics
+	n.gate, err = ingress.Open(ctx, ingress.Config{
+		Functions: changes.FunctionTable(), Versions: changes.VersionTable(), Keys: n.keys, Policy: rules, Now: time.Now,
+		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and
+		// lets go of what belonged to a function that is gone.
+		Runtimes: n.pool.Expect,
+		Removed:  n.pool.Retire,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("gate", func(context.Context) error { n.gate.Close(); return nil })
+	metrics = newMetrics(cfg.Version, n.pool, n.gate)
+	traces, err := openTracer(ctx, cfg.OTLPEndpoint, cfg.Version, n.ca.id(), log)
+	if err != nil {
+		return nil, err
+	}
+	n.onClose("traces", traces.close)
+	invoker := invoke.New(invoke.Config{
+		Gate: n.gate, Pool: n.pool, Evidence: n.record, Log: logs.Write,
+		Observe: func(o invoke.Observation) { metrics.observe(o); traces.observe(o) },
+	})
+
+	// The edges.
+	authorize := func(ctx context.Context, p bawn.Principal, action string) error {
+		return n.authorize(ctx, rules, p, action)
+	}
+	control := api.New(api.Config{
+		Control: changes, Invoker: invoker, Keys: n.keys, Log: log, Now: time.Now, Stopping: n.stopping,
+		Status: n.status, Inspect: n.pool.Inspect, Authorize: authorize, Refused: n.refused,
+		Doctor: func() api.Doctor { return examine(driver, runtimes) },
+		Extra:  map[string]http.Handler{"GET /metrics": metrics.handler()},
+	})
+	calls := traces.wrap(trigger.NewHTTP(trigger.HTTPConfig{Invoker: invoker, Errors: log}))
+
+	if err := n.record.Append(ctx, n.event("start", "ok", map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String()})); err != nil {
+		return nil, err
+	}
+	n.onClose("stop record", func(ctx context.Context) error { return n.record.Append(ctx, n.event("stop", "ok", nil)) })
+
+	cert := &serverCert{ca: n.ca, hosts: hosts, now: time.Now}
+	if _, err := cert.get(nil); err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeInternal, "node.ca", "no certificate can be made")
+	}
+	n.public = serve("public", public, cert, calls, log)
+	n.admin = serve("admin", admin, cert, control, log)
+	n.onClose("drain", n.drain)
+
+	if err := n.writeContext(ctx); err != nil {
+		return nil, err
+	}
+	n.isReady.Store(true)
+	close(n.ready)
+	log.Info("ready", "public", n.PublicAddr(), "admin", n.AdminAddr(), "node", n.ca.id(), "data", data, "took", time.Since(n.started).Round(time.Millisecond))
+	return n, nil
+}
+
+// drain stops accepting, lets running calls come to their end, and cuts what
+// is left when the time is over.
+func (n *Node) drain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
+	defer cancel()
+	n.gate.Drain()
+	var wg sync.WaitGroup
+	wg.Go(func() { n.public.shutdown(ctx) })
+	wg.Go(func() { n.admin.shutdown(ctx) })
+	wg.Wait()
+	return n.pool.Drain(ctx)
+}
+
+// Close stops the node: calls that run may end within the drain time, then
+// everything is closed in the reverse order of its opening. Later calls wait
+// for the first and return the same.
+func (n *Node) Close(ctx context.Context) error {
+	n.close.Do(func() {
+		n.isReady.Store(false)
+		n.stop()
+		var errs []error
+		for i := len(n.closers) - 1; i >= 0; i-- {
+			c := n.closers[i]
+			if err := c.fn(ctx); err != nil {
+				n.cfg.Log.Warn("closing", "part", c.name, "error", err)
+				errs = append(errs, fmt.Errorf("%s: %w", c.name, err))
+			}
+		}
+		n.closeErr = errors.Join(errs...)
+		close(n.gone)
+	})
+	return n.closeErr
+}
+
+// Ready is closed once the node answers.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Wait returns when the node is closed, or with an error as soon as one of its
+// listeners has failed.
+func (n *Node) Wait() error {
+	failed := func(l *listener) error {
+		if l.err == nil {
+			<-n.gone
+			return nil
+		}
+		return bawn.Wrap(l.err, bawn.CodeUnavailable, "node.listen", "the %s listener failed", l.name)
+	}
+	select {
+	case <-n.gone:
+		return nil
+	case <-n.public.done:
+		return failed(n.public)
+	case <-n.admin.done:
+		return failed(n.admin)
+	}
+}
+
+// PublicAddr returns where calls go, as HOST:PORT.
+func (n *Node) PublicAddr() string { return reachable(n.public.tcp.Addr()) }
+
+// AdminAddr returns where the control API is, as HOST:PORT.
+func (n *Node) AdminAddr() string { return reachable(n.admin.tcp.Addr()) }
+
+// CA returns the path of the authority's certificate.
+func (n *Node) CA() string { return filepath.Join(n.cfg.Data, "ca.pem") }
+
+// Data returns the data directory.
+func (n *Node) Data() string { return n.cfg.Data }
+
+// ContextFile returns the path of the context file, or "".
+func (n *Node) ContextFile() string { return n.cfg.ContextFile }
+
+// Notice returns what whoever started the node should know, or "".
+func (n *Node) Notice() string { return n.notice }
+
+// DrainTimeout returns how long Close waits for running calls.
+func (n *Node) DrainTimeout() time.Duration { return n.cfg.DrainTimeout }
+
+// reachable returns an address that a client on this host can use: listening
+// on every address is not one.
+func reachable(a net.Addr) string {
+	t, ok := a.(*net.TCPAddr)
+	if !ok || !t.IP.IsUnspecified() {
+		return a.String()
+	}
+	return net.JoinHostPort("127.0.0.1", fmt.Sprint(t.Port))
+}
+
+func (n *Node) status() api.Status {
+	s := api.Status{Ready: n.isReady.Load(), Version: n.cfg.Version, Node: n.ca.id(), Public: "https://" + n.PublicAddr(), Started: n.started.UTC()}
+	switch {
+	case n.stopping.Err() != nil:
+		s.Message = "it is stopping"
+	case !s.Ready:
+		s.Message = "it is starting"
+	}
+	return s
+}
+
+// examine reports what the host can enforce and run.
+func examine(d sandbox.Driver, runtimes []interior.Definition) api.Doctor {
+	doc := api.Doctor{Capabilities: d.Probe()}
+	for _, r := range runtimes {
+		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
+	}
+	return doc
+}
+
+// authorize asks the policy whether p may look at the node itself.
+func (n *Node) authorize(ctx context.Context, rules *policy.Engine, p bawn.Principal, action string) error {
+	d, err := rules.Authorize(ctx, policy.Request{Principal: p, Action: policy.Node, Resource: bawn.Ref{Tenant: p.Tenant}, Source: ""})
+	switch {
+	case err != nil:
+		return err
+	case !d.Allow:
+		return &bawn.Error{Code: bawn.CodeDenied, Op: "node." + action, Message: d.Reason, Fix: d.Fix}
+	}
+	return nil
+}
+
+// refusedBurst bounds how many refusals of strangers become evidence of their
+// own each second; a flood of them would otherwise fill the log for free.
+const refusedBurst = 10
+
+// refused records a request to the admin listener without a good credential.
+// Those beyond the burst are counted in the next one that is recorded.
+func (n *Node) refused(ctx context.Context, source, reason string) {
+	second := time.Now().Unix()
+	n.refusals.Lock()
+	if n.refusals.second != second {
+		n.refusals.second, n.refusals.count = second, 0
+	}
+	n.refusals.count++
+	if n.refusals.count > refusedBurst {
+		n.refusals.left++
+		n.refusals.Unlock()
+		return
+	}
+	left := n.refusals.left
+	n.refusals.left = 0
+	n.refusals.Unlock()
+
+	r := n.event("authenticate", "deny", nil)
+	r.Kind, r.Source, r.Reason, r.Principal = bawn.KindDecision, source, reason, bawn.Anonymous().String()
+	if left > 0 {
+		r.Detail = map[string]string{"leftOut": strconv.Itoa(left)}
+	}
+	if err := n.record.Append(context.WithoutCancel(ctx), r); err != nil {
+		n.cfg.Log.Warn("a refusal could not be recorded", "source", source, "error", err)
+	}
+}
+
+func (n *Node) event(action, outcome string, detail map[string]string) bawn.Record {
+	return bawn.Record{Kind: bawn.KindNode, Tenant: bawn.DefaultTenant, Principal: n.principal().String(), Action: action, Outcome: outcome, Detail: detail}
+}
+
+// writeContext makes sure that somebody can administer the node. The first
+// start makes an administrator's key; a later one makes another only if the
+// context file has gone. A file of another node is left alone.
+func (n *Node) writeContext(ctx context.Context) error {
+	path := n.cfg.ContextFile
+	first := len(n.keys.List(bawn.DefaultTenant)) == 0
+	want := &client.Context{URL: "https://" + n.AdminAddr(), Public: "https://" + n.PublicAddr(), CA: string(n.ca.pem)}
+	if path == "" {
+		if first {
+			n.notice = "there is no administrator's key: start once with a context file"
+		}
+		return nil
+	}
+	good := func(key string) bool { _, err := n.keys.Authenticate(key); return err == nil }
+	state, have := readContext(path, n.ca, good)
+	name := "admin"
+	switch {
+	case state == contextOurs:
+		want.Key = have.Key
+		if *have == *want {
+			return nil
+		}
+		return client.SaveContext(path, want) // the addresses are others now
+	case state == contextForeign && !n.cfg.ForceContext:
+		const fix = "set " + client.ContextEnv + " to another file, or replace it with --force-context"
+		if first {
+			return bawn.Errorf(bawn.CodeConflict, "node.context", "the context file %s belongs to another node", path).WithFix(fix)
+		}
+		n.notice = fmt.Sprintf("the context file %s belongs to another node and was left alone: %s", path, fix)
+		n.cfg.Log.Warn(n.notice)
+		return nil
+	case state == contextStale && !n.cfg.ForceContext:
+		n.notice = fmt.Sprintf("the key in %s is no longer good; --force-context puts a new one there", path)
+		n.cfg.Log.Warn(n.notice)
+		return nil
+	case !first:
+		name = "admin-" + strings.ToLower(n.started.UTC().Format("20060102-150405"))
+		n.notice = fmt.Sprintf("a new administrator's key, %s, was put into %s; `bawn key ls` shows the ones before", name, path)
+	}
+	secret, key, err := n.keys.Create(ctx, bawn.Key{Name: name, Tenant: bawn.DefaultTenant, Role: bawn.RoleAdmin, CreatedBy: n.principal().String()})
+	if err != nil {
+		return err
+	}
+	want.Key = secret
+	rec := n.event("key.create", "ok", map[string]string{"key": key.ID, "role": string(key.Role), "name": key.Name})
+	rec.Kind = bawn.KindChange
+	if err := n.record.Append(ctx, rec); err != nil {
+		return errors.Join(err, n.keys.Revoke(ctx, key.Tenant, key.ID))
+	}
+	if err := client.SaveContext(path, want); err != nil {
+		// Nobody has the key: the next start must be the first again.
+		return errors.Join(err, n.keys.Revoke(ctx, key.Tenant, key.ID))
+	}
+	n.cfg.Log.Info("wrote the context file", "path", path, "key", key.ID)
+	return nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
