@@ -13,6 +13,7 @@ type Function struct {
 	Name      string         `json:"name"`
 	Latest    int            `json:"latest" doc:"highest version number ever given; numbers are never reused"`
 	Aliases   map[string]int `json:"aliases" doc:"alias to version number; always holds live"`
+	Before    []int          `json:"before,omitempty" doc:"where live pointed before, newest first; at most 20"`
 	CreatedAt time.Time      `json:"createdAt"`
 	UpdatedAt time.Time      `json:"updatedAt"`
 }

@@ -388,7 +388,7 @@ func (g *Gate) setAside(ctx context.Context, hexDigest string, cause error) erro
 	var err error
 	if g.cfg.Record != nil {
 		err = g.cfg.Record(context.WithoutCancel(ctx), bawn.Record{
-			Kind: bawn.KindNode, Action: "verify", Outcome: "blocked", Control: "F9", Principal: "node",
+			Kind: bawn.KindNode, Tenant: bawn.DefaultTenant, Action: "verify", Outcome: "blocked", Control: "F9", Principal: "node",
 			Reason: "code on the disk is not what was deployed",
 			Detail: map[string]string{"artifact": "sha256:" + hexDigest, "cause": cause.Error(), "aside": to},
 		})
@@ -399,6 +399,11 @@ func (g *Gate) setAside(ctx context.Context, hexDigest string, cause error) erro
 		readErr = errors.Join(readErr, os.RemoveAll(filepath.Join(aside, old[i].Name())))
 	}
 	return errors.Join(err, readErr)
+}
+
+// Has reports whether the package is kept.
+func (g *Gate) Has(ctx context.Context, digest string) (bool, error) {
+	return g.cfg.Blobs.Has(ctx, digest)
 }
 
 // Remove forgets a package: its zip and its folder. Removing what is not there

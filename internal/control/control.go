@@ -1,0 +1,327 @@
+// Package control is the way of a change: somebody asks, it is authorised and
+// recorded, what is asked for is checked, and then it is stored, in such an
+// order that a crash at any point leaves either the state before or the state
+// after. Nodes see a change by watching the tables. The way of a call is
+// another one and shares no code with this.
+//
+// Every method that takes a principal authorises it first. Its errors are
+// [*bawn.Error]: [bawn.CodeUnauthenticated] without a credential,
+// [bawn.CodeDenied] with one that is not enough, [bawn.CodeNotFound] for what is
+// not there or is another tenant's, and [bawn.CodeUnavailable] when the store or
+// the evidence cannot be written; then nothing has changed.
+package control
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/deploy"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/store"
+)
+
+const (
+	// unusedFor is how long a package is kept that no version runs.
+	unusedFor = 24 * time.Hour
+	// changeTimeout bounds a change that was begun: it is brought to its end
+	// even when the one who asked has gone.
+	changeTimeout = 30 * time.Second
+)
+
+// Config says what a [Control] works with. All fields are needed but Now.
+type Config struct {
+	Store    *store.Store
+	Gate     *deploy.Gate
+	Policy   *policy.Engine
+	Keys     *identity.Keys
+	Evidence *evidence.Log
+	Logs     *evidence.Logs
+	Now      func() time.Time // nil means time.Now
+}
+
+// Control makes changes, and reads what was changed. It is safe for concurrent
+// use. There may be one for a store.
+type Control struct {
+	cfg       Config
+	functions *store.Table[bawn.Function] // tenant.name
+	versions  *store.Table[bawn.Version]  // tenant.name.number
+	artifacts *store.Table[artifact]      // tenant.hex digest
+	removed   *store.Table[removal]       // tenant.name
+
+	// mu is held while a change is decided on and written. Without it two
+	// deploys could each find a route free, or a package go while a deploy
+	// takes it up. Each table's own compare-and-swap stays a second guard.
+	mu sync.Mutex
+}
+
+// artifact is a package that a tenant has uploaded. Another tenant with the
+// same bytes has a row of its own: what one has says nothing to the other.
+type artifact struct {
+	Artifact  bawn.Artifact `json:"artifact"`
+	CreatedAt time.Time     `json:"createdAt"`
+	CreatedBy string        `json:"createdBy"`
+}
+
+// removal remembers the last version number of a function that was removed, so
+// that a function which takes the name later does not reuse numbers that stand
+// in the evidence.
+type removal struct {
+	Latest int       `json:"latest"`
+	At     time.Time `json:"at"`
+}
+
+// Open opens the tables, and clears away what a crash left half done and what
+// nothing refers to.
+func Open(ctx context.Context, cfg Config) (*Control, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	c := &Control{cfg: cfg}
+	var err error
+	if c.functions, err = store.OpenTable[bawn.Function](ctx, cfg.Store, "functions"); err != nil {
+		return nil, err
+	}
+	if c.versions, err = store.OpenTable[bawn.Version](ctx, cfg.Store, "versions"); err != nil {
+		return nil, err
+	}
+	if c.artifacts, err = store.OpenTable[artifact](ctx, cfg.Store, "artifacts"); err != nil {
+		return nil, err
+	}
+	if c.removed, err = store.OpenTable[removal](ctx, cfg.Store, "removed"); err != nil {
+		return nil, err
+	}
+	return c, c.recover(ctx)
+}
+
+// FunctionTable returns the table of functions, keyed tenant.name. Only control
+// writes to it.
+func (c *Control) FunctionTable() *store.Table[bawn.Function] { return c.functions }
+
+// VersionTable returns the table of versions, keyed tenant.name.number. Only
+// control writes to it.
+func (c *Control) VersionTable() *store.Table[bawn.Version] { return c.versions }
+
+// recover brings the tables to where the last acknowledged change left them.
+func (c *Control) recover(ctx context.Context) error {
+	// A version is written before the function that points to it, and removed
+	// after: one that no function can point to belongs to a change that was
+	// never acknowledged, or to a removal that was not brought to its end.
+	for key, v := range c.versions.All("") {
+		if f, _, ok := c.functions.Get(functionKey(v.Tenant, v.Function)); !ok || v.Number > f.Latest {
+			if err := remove(ctx, c.versions, key); err != nil {
+				return err
+			}
+		}
+	}
+	if err := c.collect(ctx); err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for key := range c.artifacts.All("") {
+		wanted[key[strings.LastIndexByte(key, '.')+1:]] = true
+	}
+	return c.cfg.Gate.Sweep(ctx, func(hexDigest string) bool { return wanted[hexDigest] })
+}
+
+// collect drops packages that no version of their tenant has run for a day.
+// The caller holds mu, or is alone.
+func (c *Control) collect(ctx context.Context) error {
+	old := c.cfg.Now().Add(-unusedFor)
+	used := c.inUse()
+	for key, a := range c.artifacts.All("") {
+		if !used[key] && a.CreatedAt.Before(old) {
+			if err := c.dropArtifact(ctx, key, a.Artifact.Digest); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// inUse returns the keys of the packages that versions run.
+func (c *Control) inUse() map[string]bool {
+	used := map[string]bool{}
+	for _, v := range c.versions.All("") {
+		used[artifactKey(v.Tenant, v.Artifact.Digest)] = true
+	}
+	return used
+}
+
+// dropArtifact forgets a tenant's package, and the package itself if no other
+// tenant has it. The caller holds mu, or is alone.
+func (c *Control) dropArtifact(ctx context.Context, key, digest string) error {
+	if err := remove(ctx, c.artifacts, key); err != nil {
+		return err
+	}
+	suffix := "." + strings.TrimPrefix(digest, "sha256:")
+	for other := range c.artifacts.All("") {
+		if strings.HasSuffix(other, suffix) {
+			return nil
+		}
+	}
+	return c.cfg.Gate.Remove(ctx, digest)
+}
+
+// remove deletes key, whatever its revision; what is gone already is no error.
+func remove[T any](ctx context.Context, t *store.Table[T], key string) error {
+	_, rev, ok := t.Get(key)
+	if !ok {
+		return nil
+	}
+	err := t.Delete(ctx, key, rev)
+	if bawn.ErrorCode(err) == bawn.CodeNotFound {
+		return nil
+	}
+	return err
+}
+
+func functionKey(tenant, name string) string { return tenant + "." + name }
+
+func versionKey(tenant, name string, n int) string {
+	return tenant + "." + name + "." + strconv.Itoa(n)
+}
+
+func artifactKey(tenant, digest string) string {
+	return tenant + "." + strings.TrimPrefix(digest, "sha256:")
+}
+
+// authorize decides and records, and makes an error of a denial.
+func (c *Control) authorize(ctx context.Context, p bawn.Principal, action policy.Action, ref bawn.Ref) error {
+	d, err := c.cfg.Policy.Authorize(ctx, policy.Request{Principal: p, Action: action, Resource: ref})
+	switch {
+	case err != nil:
+		return err
+	case d.Allow:
+		return nil
+	case p.Kind == bawn.Anonymous().Kind:
+		return bawn.Errorf(bawn.CodeUnauthenticated, "control", "%s", d.Reason).WithFix("%s", d.Fix)
+	case ref.Tenant != p.Tenant:
+		return notFound(ref.Function) // what others have is not this caller's to know
+	}
+	return bawn.Errorf(bawn.CodeDenied, "control", "%s", d.Reason).WithFix("%s", d.Fix)
+}
+
+// onFunction checks the name and authorises action on the principal's function.
+func (c *Control) onFunction(ctx context.Context, p bawn.Principal, action policy.Action, name string) error {
+	if err := bawn.CheckName("function", name); err != nil {
+		return err
+	}
+	return c.authorize(ctx, p, action, bawn.Ref{Tenant: p.Tenant, Function: name})
+}
+
+func notFound(name string) *bawn.Error {
+	return bawn.Errorf(bawn.CodeNotFound, "control", "there is no function %q", name).WithFix("bawn ls lists the functions that there are")
+}
+
+// change records what is about to be done, does it, and records how it ended.
+// If it cannot be recorded it is not done. what must name neither secrets nor
+// values of the environment. do gets a context that does not end with the
+// request, so that what was begun is brought to its end.
+func (c *Control) change(ctx context.Context, p bawn.Principal, what bawn.Record, do func(ctx context.Context) error) error {
+	what.Kind, what.Tenant, what.Principal, what.Outcome = bawn.KindChange, p.Tenant, p.String(), "allow"
+	if err := c.cfg.Evidence.Append(ctx, what); err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	doing, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	err := do(doing)
+	// The outcome has time of its own: the change may have used up its share.
+	ctx, cancel = context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	what.Outcome, what.Reason = "ok", ""
+	if err != nil {
+		what.Outcome, what.Reason = "error", messageOf(err)
+	}
+	// The change itself was recorded before it was made. If its end cannot be,
+	// the caller has to know.
+	if lost := c.cfg.Evidence.Append(ctx, what); lost != nil && err == nil {
+		return bawn.Wrap(lost, bawn.CodeUnavailable, "control", "the change was made, but its outcome could not be recorded").
+			WithFix("look at bawn show before you try again")
+	}
+	return err
+}
+
+func messageOf(err error) string {
+	var e *bawn.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return "internal error"
+}
+
+// Events calls fn for each record of the principal's tenant that q selects; see
+// [evidence.Log.Read].
+func (c *Control) Events(ctx context.Context, p bawn.Principal, q evidence.Query, fn func(bawn.Record) error) error {
+	if err := c.authorize(ctx, p, policy.Events, bawn.Ref{Tenant: p.Tenant, Function: q.Function}); err != nil {
+		return err
+	}
+	q.Tenant = p.Tenant
+	return c.cfg.Evidence.Read(ctx, q, fn)
+}
+
+// LogLines calls fn for each log line of the principal's tenant that q selects;
+// see [evidence.Logs.Read]. The function must exist.
+func (c *Control) LogLines(ctx context.Context, p bawn.Principal, q evidence.LogQuery, fn func(bawn.LogLine) error) error {
+	if err := c.onFunction(ctx, p, policy.Logs, q.Function); err != nil {
+		return err
+	}
+	if _, _, ok := c.functions.Get(functionKey(p.Tenant, q.Function)); !ok {
+		return notFound(q.Function)
+	}
+	q.Tenant = p.Tenant
+	return c.cfg.Logs.Read(ctx, q, fn)
+}
+
+// CreateKey makes a key of the principal's tenant. The secret cannot be had a
+// second time. See [identity.Keys.Create].
+func (c *Control) CreateKey(ctx context.Context, p bawn.Principal, want bawn.Key) (secret string, key bawn.Key, err error) {
+	if err := c.authorize(ctx, p, policy.Keys, bawn.Ref{Tenant: p.Tenant}); err != nil {
+		return "", bawn.Key{}, err
+	}
+	want.Tenant, want.CreatedBy = p.Tenant, p.String()
+	what := bawn.Record{Action: "key.create", Detail: map[string]string{"name": want.Name, "role": string(want.Role)}}
+	if len(want.Functions) > 0 {
+		what.Detail["functions"] = strings.Join(want.Functions, ",")
+	}
+	if !want.ExpiresAt.IsZero() {
+		what.Detail["expires"] = want.ExpiresAt.UTC().Format(time.RFC3339)
+	}
+	err = c.change(ctx, p, what, func(ctx context.Context) error {
+		secret, key, err = c.cfg.Keys.Create(ctx, want)
+		if err == nil {
+			what.Detail["id"] = key.ID // what shares the map: the outcome names the key
+		}
+		return err
+	})
+	return secret, key, err
+}
+
+// Keys lists the keys of the principal's tenant.
+func (c *Control) Keys(ctx context.Context, p bawn.Principal) ([]bawn.Key, error) {
+	if err := c.authorize(ctx, p, policy.Keys, bawn.Ref{Tenant: p.Tenant}); err != nil {
+		return nil, err
+	}
+	return c.cfg.Keys.List(p.Tenant), nil
+}
+
+// RevokeKey ends a key of the principal's tenant at once.
+func (c *Control) RevokeKey(ctx context.Context, p bawn.Principal, id string) error {
+	if err := c.authorize(ctx, p, policy.Keys, bawn.Ref{Tenant: p.Tenant}); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(c.cfg.Keys.List(p.Tenant), func(k bawn.Key) bool { return k.ID == id }) {
+		return bawn.Errorf(bawn.CodeNotFound, "control", "there is no key %.80q", id).WithFix("bawn key ls lists the keys that there are")
+	}
+	return c.change(ctx, p, bawn.Record{Action: "key.revoke", Detail: map[string]string{"id": id}}, func(ctx context.Context) error {
+		return c.cfg.Keys.Revoke(ctx, p.Tenant, id)
+	})
+}

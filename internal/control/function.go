@@ -1,0 +1,539 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/manifest"
+	"bawn.dev/bawn/internal/policy"
+)
+
+const (
+	maxAliases      = 50
+	maxBefore       = 20
+	maxFunctions    = 10000 // of a tenant
+	conflictRetries = 5
+)
+
+// Deployment says what a deploy did, or with dryRun would do.
+type Deployment struct {
+	Version  bawn.Version  `json:"version"`
+	Previous *bawn.Version `json:"previous,omitempty" doc:"live before; absent for a function's first version"`
+	Created  bool          `json:"created" doc:"false if a version with this very content was there already"`
+	DryRun   bool          `json:"dryRun,omitempty" doc:"nothing was changed"`
+	Changes  []Change      `json:"changes" nullable:"false"`
+}
+
+// Summary is a function and the version that calls go to.
+type Summary struct {
+	Function bawn.Function `json:"function"`
+	Live     bawn.Version  `json:"live"`
+}
+
+// PutArtifact takes a package in; see [deploy.Gate.Accept]. One that is there
+// already is not read. A package that no version runs within a day is dropped.
+func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest string, r io.Reader) (bawn.Artifact, error) {
+	if err := bawn.CheckDigest(digest); err != nil {
+		return bawn.Artifact{}, err
+	}
+	if err := c.authorize(ctx, p, policy.Deploy, bawn.Ref{Tenant: p.Tenant}); err != nil {
+		return bawn.Artifact{}, err
+	}
+	if a, ok, err := c.artifact(ctx, p.Tenant, digest); err != nil || ok {
+		return a, err
+	}
+	var a bawn.Artifact
+	what := bawn.Record{Action: "artifact.put", Detail: map[string]string{"artifact": digest}}
+	// Uploading takes as long as the line is slow: it is bounded by the request.
+	request := ctx
+	err := c.change(ctx, p, what, func(ctx context.Context) error {
+		var err error
+		if a, err = c.cfg.Gate.Accept(request, digest, r); err != nil {
+			return err
+		}
+		return c.addArtifact(context.WithoutCancel(request), p, a)
+	})
+	if err != nil {
+		return bawn.Artifact{}, err
+	}
+	return a, nil
+}
+
+func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Artifact) error {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.collect(ctx); err != nil {
+		return err
+	}
+	// The last function that ran it may have been removed, and the package with
+	// it, since the gate let it in.
+	if has, err := c.cfg.Gate.Has(ctx, a.Digest); err != nil {
+		return err
+	} else if !has {
+		return bawn.Errorf(bawn.CodeConflict, "control.put", "the package was removed while it was uploaded").WithFix("deploy again")
+	}
+	row := artifact{a, c.cfg.Now().UTC(), p.String()}
+	_, err := c.artifacts.Create(ctx, artifactKey(p.Tenant, a.Digest), row)
+	if bawn.ErrorCode(err) == bawn.CodeConflict {
+		return nil // uploaded twice at the same time
+	}
+	return err
+}
+
+// artifact returns the tenant's package, if it is there whole.
+func (c *Control) artifact(ctx context.Context, tenant, digest string) (bawn.Artifact, bool, error) {
+	row, _, ok := c.artifacts.Get(artifactKey(tenant, digest))
+	if !ok {
+		return bawn.Artifact{}, false, nil
+	}
+	has, err := c.cfg.Gate.Has(ctx, digest)
+	return row.Artifact, has, err
+}
+
+// HasArtifact reports whether the principal's tenant has uploaded the package,
+// so that it need not be sent again.
+func (c *Control) HasArtifact(ctx context.Context, p bawn.Principal, digest string) (bool, error) {
+	if err := bawn.CheckDigest(digest); err != nil {
+		return false, err
+	}
+	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
+		return false, err
+	}
+	_, ok, err := c.artifact(ctx, p.Tenant, digest)
+	return ok, err
+}
+
+// Deploy makes a version of the function name from what the manifest says and a
+// package that was uploaded, and lets live point to it. Content that a version
+// of the function has already makes no new one: live moves there. With dryRun
+// everything is checked and nothing changed.
+//
+// Codes besides the usual ones: [bawn.CodeUnprocessable] for a manifest, or a
+// package that holds no such handler; [bawn.CodeConflict] for a route that
+// another function has, which the message names; [bawn.CodeNotFound] for a
+// package that was not uploaded.
+func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string, dryRun bool) (Deployment, error) {
+	const op = "control.deploy"
+	if err := bawn.CheckDigest(digest); err != nil {
+		return Deployment{}, err
+	}
+	if err := c.onFunction(ctx, p, policy.Deploy, name); err != nil {
+		return Deployment{}, err
+	}
+	v, err := manifest.Compile(name, spec)
+	if err != nil {
+		return Deployment{}, err
+	}
+	now := c.cfg.Now().UTC()
+	for _, r := range v.Perimeter.Ingress.HTTP {
+		if pub := r.Access.Public; pub != nil && !pub.Open(now) {
+			return Deployment{}, bawn.Errorf(bawn.CodeUnprocessable, op, "the route %s %s: public access ended on %s already", r.Method, r.Path, lastDay(pub)).
+				WithFix("give access.public.until a day that is still to come, or take public away")
+		}
+	}
+	a, ok, err := c.artifact(ctx, p.Tenant, digest)
+	if err != nil {
+		return Deployment{}, err
+	}
+	if !ok {
+		return Deployment{}, noArtifact(digest)
+	}
+	if err := c.cfg.Gate.Check(ctx, a, v.Runtime, v.Handler); err != nil {
+		return Deployment{}, err
+	}
+	v.Tenant, v.Artifact = p.Tenant, a
+	v.CreatedAt, v.CreatedBy = now, p.String()
+	if v.Digest, err = contentDigest(&v); err != nil {
+		return Deployment{}, err
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, _, ok := c.artifacts.Get(artifactKey(p.Tenant, digest)); !ok {
+		return Deployment{}, noArtifact(digest) // went while it was looked at
+	}
+	if err := c.checkRoutes(&v); err != nil {
+		return Deployment{}, err
+	}
+	d := Deployment{Version: v, Created: true, DryRun: dryRun}
+	f, _, exists := c.functions.Get(functionKey(p.Tenant, name))
+	if exists {
+		if live, _, ok := c.versions.Get(versionKey(p.Tenant, name, f.Aliases[bawn.LiveAlias])); ok {
+			d.Previous = &live
+		}
+		for _, old := range c.versions.All(functionKey(p.Tenant, name) + ".") {
+			if old.Digest == v.Digest && old.Number <= f.Latest {
+				d.Version, d.Created = old, false
+			}
+		}
+	} else {
+		gone, _, _ := c.removed.Get(functionKey(p.Tenant, name))
+		f = bawn.Function{Tenant: p.Tenant, Name: name, Latest: gone.Latest, Aliases: map[string]int{}, CreatedAt: now}
+		n := 0
+		for range c.functions.All(p.Tenant + ".") {
+			n++
+		}
+		if n >= maxFunctions {
+			return Deployment{}, bawn.Errorf(bawn.CodeTooLarge, op, "the tenant has %d functions, no more are allowed", n).WithFix("remove functions that are not used")
+		}
+	}
+	if d.Created {
+		d.Version.Number = f.Latest + 1
+	}
+	d.Changes = diff(d.Previous, &d.Version)
+	if dryRun || exists && !d.Created && f.Aliases[bawn.LiveAlias] == d.Version.Number {
+		return d, nil
+	}
+	what := bawn.Record{Function: name, Version: d.Version.Number, Action: "deploy", Detail: map[string]string{
+		"artifact": digest, "content": d.Version.Digest, "changes": summary(d.Changes),
+	}}
+	err = c.change(ctx, p, what, func(ctx context.Context) error {
+		key := versionKey(p.Tenant, name, d.Version.Number)
+		if d.Created {
+			// A record with this number is one that no function ever pointed to.
+			if err := remove(ctx, c.versions, key); err != nil {
+				return err
+			}
+			if _, err := c.versions.Create(ctx, key, d.Version); err != nil {
+				return err
+			}
+		}
+		err := c.update(ctx, p.Tenant, name, &f, func(f *bawn.Function) error {
+			f.Latest = max(f.Latest, d.Version.Number)
+			point(f, d.Version.Number)
+			return nil
+		})
+		if err != nil && d.Created {
+			// Nobody has seen it. If it cannot be taken back, the next start does.
+			if left := remove(ctx, c.versions, key); left != nil {
+				return bawn.Wrap(left, bawn.ErrorCode(err), op, "%s", messageOf(err))
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return Deployment{}, err
+	}
+	return d, nil
+}
+
+func noArtifact(digest string) *bawn.Error {
+	return bawn.Errorf(bawn.CodeNotFound, "control.deploy", "there is no package %s", digest).WithFix("upload it first: PUT /v1/artifacts/%s", digest)
+}
+
+// contentDigest names what a version is, apart from where and when it was made.
+func contentDigest(v *bawn.Version) (string, error) {
+	// Structs are written in the order of their fields and maps sorted, so that
+	// equal content gives equal bytes.
+	raw, err := json.Marshal(struct {
+		Artifact    string            `json:"artifact"`
+		Runtime     bawn.Runtime      `json:"runtime"`
+		Handler     string            `json:"handler"`
+		Description string            `json:"description"`
+		Owner       string            `json:"owner"`
+		Environment map[string]string `json:"environment"`
+		Perimeter   bawn.Perimeter    `json:"perimeter"`
+	}{v.Artifact.Digest, v.Runtime, v.Handler, v.Description, v.Owner, v.Environment, v.Perimeter})
+	if err != nil {
+		return "", bawn.Wrap(err, bawn.CodeInternal, "control.deploy", "the version cannot be written as JSON")
+	}
+	sum := sha256.Sum256(raw)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// checkRoutes refuses a version that claims a route which the live version of
+// another function of the tenant has. The caller holds mu.
+func (c *Control) checkRoutes(v *bawn.Version) error {
+	if len(v.Perimeter.Ingress.HTTP) == 0 {
+		return nil
+	}
+	claimed := map[string]*bawn.Route{}
+	for i, r := range v.Perimeter.Ingress.HTTP {
+		for _, m := range manifest.Overlapping(r.Method) {
+			claimed[m+" "+manifest.PathShape(r.Path)] = &v.Perimeter.Ingress.HTTP[i]
+		}
+	}
+	for _, f := range c.functions.All(v.Tenant + ".") {
+		if f.Name == v.Function {
+			continue
+		}
+		live, _, ok := c.versions.Get(versionKey(f.Tenant, f.Name, f.Aliases[bawn.LiveAlias]))
+		if !ok {
+			continue
+		}
+		for _, theirs := range live.Perimeter.Ingress.HTTP {
+			if mine := claimed[theirs.Method+" "+manifest.PathShape(theirs.Path)]; mine != nil {
+				return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s %s is taken: the function %q has %s %s", mine.Method, mine.Path, f.Name, theirs.Method, theirs.Path).
+					WithFix("give one of the two another path or method, or take the route from %q first", f.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// update writes a function by compare-and-swap: with is done to a copy of what
+// is there, or to *fresh where nothing is. The caller holds mu.
+func (c *Control) update(ctx context.Context, tenant, name string, fresh *bawn.Function, with func(*bawn.Function) error) error {
+	key := functionKey(tenant, name)
+	for try := 1; ; try++ {
+		f, rev, ok := c.functions.Get(key)
+		if !ok {
+			if fresh == nil {
+				return notFound(name)
+			}
+			f = *fresh
+		}
+		// The table's values are shared with everybody who reads.
+		f.Aliases, f.Before = maps.Clone(f.Aliases), slices.Clone(f.Before)
+		if err := with(&f); err != nil {
+			return err
+		}
+		f.UpdatedAt = c.cfg.Now().UTC()
+		var err error
+		if ok {
+			_, err = c.functions.Update(ctx, key, f, rev)
+		} else {
+			_, err = c.functions.Create(ctx, key, f)
+		}
+		if bawn.ErrorCode(err) != bawn.CodeConflict || try == conflictRetries {
+			return err
+		}
+	}
+}
+
+// point lets live point to version n, and remembers where it pointed.
+func point(f *bawn.Function, n int) {
+	was, ok := f.Aliases[bawn.LiveAlias]
+	if ok && was != n {
+		f.Before = slices.Insert(f.Before, 0, was)
+		f.Before = f.Before[:min(len(f.Before), maxBefore)]
+	}
+	f.Aliases[bawn.LiveAlias] = n
+}
+
+// Functions lists the functions of the principal's tenant by name.
+func (c *Control) Functions(ctx context.Context, p bawn.Principal) ([]Summary, error) {
+	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
+		return nil, err
+	}
+	var all []Summary
+	for _, f := range c.functions.All(p.Tenant + ".") {
+		live, _, ok := c.versions.Get(versionKey(f.Tenant, f.Name, f.Aliases[bawn.LiveAlias]))
+		if ok { // not so only for one that is being removed
+			all = append(all, Summary{f, live})
+		}
+	}
+	return all, nil
+}
+
+// Function returns a function and the version that ref names.
+func (c *Control) Function(ctx context.Context, p bawn.Principal, ref bawn.Ref) (bawn.Function, bawn.Version, error) {
+	if err := ref.Check(); err != nil {
+		return bawn.Function{}, bawn.Version{}, err
+	}
+	if err := c.authorize(ctx, p, policy.Read, ref); err != nil {
+		return bawn.Function{}, bawn.Version{}, err
+	}
+	f, _, ok := c.functions.Get(functionKey(ref.Tenant, ref.Function))
+	if !ok {
+		return bawn.Function{}, bawn.Version{}, notFound(ref.Function)
+	}
+	n, ok := f.Resolve(ref.Qualifier)
+	if !ok {
+		return bawn.Function{}, bawn.Version{}, noVersion(&f, ref.Qualifier)
+	}
+	v, _, ok := c.versions.Get(versionKey(ref.Tenant, ref.Function, n))
+	if !ok {
+		return bawn.Function{}, bawn.Version{}, noVersion(&f, ref.Qualifier)
+	}
+	return f, v, nil
+}
+
+func noVersion(f *bawn.Function, qualifier string) *bawn.Error {
+	return bawn.Errorf(bawn.CodeNotFound, "control", "the function %q has no version or alias %q", f.Name, qualifier).
+		WithFix("it has the aliases %s, and versions up to %d", strings.Join(slices.Sorted(maps.Keys(f.Aliases)), ", "), f.Latest)
+}
+
+// Versions lists the versions of a function, newest first.
+func (c *Control) Versions(ctx context.Context, p bawn.Principal, name string) ([]bawn.Version, error) {
+	if err := c.onFunction(ctx, p, policy.Read, name); err != nil {
+		return nil, err
+	}
+	f, _, ok := c.functions.Get(functionKey(p.Tenant, name))
+	if !ok {
+		return nil, notFound(name)
+	}
+	var all []bawn.Version
+	for _, v := range c.versions.All(functionKey(p.Tenant, name) + ".") {
+		if v.Number <= f.Latest {
+			all = append(all, v)
+		}
+	}
+	slices.SortFunc(all, func(a, b bawn.Version) int { return cmp.Compare(b.Number, a.Number) })
+	return all, nil
+}
+
+// SetAlias lets an alias, new or not, point to a version. Moving live moves the
+// routes with it.
+func (c *Control) SetAlias(ctx context.Context, p bawn.Principal, name, alias string, version int) error {
+	if err := bawn.CheckName("alias", alias); err != nil {
+		return err
+	}
+	if err := c.onFunction(ctx, p, policy.Deploy, name); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, _, ok := c.functions.Get(functionKey(p.Tenant, name))
+	if !ok {
+		return notFound(name)
+	}
+	v, _, ok := c.versions.Get(versionKey(p.Tenant, name, version))
+	if !ok || version > f.Latest {
+		return noVersion(&f, strconv.Itoa(version))
+	}
+	if alias == bawn.LiveAlias {
+		if err := c.checkRoutes(&v); err != nil {
+			return err
+		}
+	}
+	if was, has := f.Aliases[alias]; has && was == version {
+		return nil
+	} else if !has && len(f.Aliases) >= maxAliases {
+		return bawn.Errorf(bawn.CodeTooLarge, "control.alias", "the function has %d aliases, no more are allowed", len(f.Aliases)).
+			WithFix("move one of them instead")
+	}
+	what := bawn.Record{Function: name, Version: version, Action: "alias", Detail: map[string]string{
+		"alias": alias, "from": fmt.Sprint(f.Aliases[alias]), "to": fmt.Sprint(version)}}
+	return c.change(ctx, p, what, func(ctx context.Context) error {
+		return c.update(ctx, p.Tenant, name, nil, func(f *bawn.Function) error {
+			if alias == bawn.LiveAlias {
+				point(f, version)
+			} else {
+				f.Aliases[alias] = version
+			}
+			return nil
+		})
+	})
+}
+
+// Rollback lets live point to version to, or, with 0, to where it pointed
+// before: done again, it goes back further. It returns where live pointed and
+// where it points now.
+func (c *Control) Rollback(ctx context.Context, p bawn.Principal, name string, to int) (from, now int, err error) {
+	if err := c.onFunction(ctx, p, policy.Deploy, name); err != nil {
+		return 0, 0, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, _, ok := c.functions.Get(functionKey(p.Tenant, name))
+	if !ok {
+		return 0, 0, notFound(name)
+	}
+	from = f.Aliases[bawn.LiveAlias]
+	if to == 0 {
+		if len(f.Before) == 0 {
+			return 0, 0, bawn.Errorf(bawn.CodeConflict, "control.rollback", "the function %q has no earlier version that was live", name).
+				WithFix("name the version to go to; there are versions up to %d", f.Latest)
+		}
+		to = f.Before[0]
+	}
+	v, _, ok := c.versions.Get(versionKey(p.Tenant, name, to))
+	if !ok || to > f.Latest {
+		return 0, 0, noVersion(&f, strconv.Itoa(to))
+	}
+	if to == from {
+		return from, to, nil
+	}
+	if err := c.checkRoutes(&v); err != nil {
+		return 0, 0, err
+	}
+	what := bawn.Record{Function: name, Version: to, Action: "rollback", Detail: map[string]string{"from": fmt.Sprint(from), "to": fmt.Sprint(to)}}
+	err = c.change(ctx, p, what, func(ctx context.Context) error {
+		return c.update(ctx, p.Tenant, name, nil, func(f *bawn.Function) error {
+			f.Aliases[bawn.LiveAlias] = to
+			// Going back forgets what lay between, so that going back again
+			// does not go forward.
+			if i := slices.Index(f.Before, to); i >= 0 {
+				f.Before = f.Before[i+1:]
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	return from, to, nil
+}
+
+// Remove takes a function away with all its versions, and the packages that
+// nothing else runs. Calls are refused from the moment it returns. A function
+// that takes the name later goes on with the numbers of its versions.
+func (c *Control) Remove(ctx context.Context, p bawn.Principal, name string) error {
+	if err := c.onFunction(ctx, p, policy.Remove, name); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := functionKey(p.Tenant, name)
+	f, rev, ok := c.functions.Get(key)
+	if !ok {
+		return notFound(name)
+	}
+	what := bawn.Record{Function: name, Action: "remove", Detail: map[string]string{"versions": fmt.Sprint(f.Latest)}}
+	return c.change(ctx, p, what, func(ctx context.Context) error {
+		gone := removal{f.Latest, c.cfg.Now().UTC()}
+		_, tombRev, had := c.removed.Get(key)
+		var err error
+		if had {
+			_, err = c.removed.Update(ctx, key, gone, tombRev)
+		} else {
+			_, err = c.removed.Create(ctx, key, gone)
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.functions.Delete(ctx, key, rev); err != nil {
+			return err
+		}
+		// From here the function is gone. What cannot be cleared away now is at
+		// the next start.
+		if err := c.clear(ctx, p.Tenant, name); err != nil {
+			what.Detail["left"] = messageOf(err)
+		}
+		return nil
+	})
+}
+
+// clear removes the versions of a function that is gone, and its packages. The
+// caller holds mu.
+func (c *Control) clear(ctx context.Context, tenant, name string) error {
+	digests := map[string]string{}
+	for key, v := range c.versions.All(functionKey(tenant, name) + ".") {
+		digests[artifactKey(tenant, v.Artifact.Digest)] = v.Artifact.Digest
+		if err := remove(ctx, c.versions, key); err != nil {
+			return err
+		}
+	}
+	used := c.inUse()
+	for key, digest := range digests {
+		if !used[key] {
+			if err := c.dropArtifact(ctx, key, digest); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
