@@ -72,7 +72,7 @@ case $(node_major) in
 		command -v npm >/dev/null 2>&1 || install nodejs npm
 		say "npm install $package@20 (into /usr/local/lib/bawn-node)"
 		$root mkdir -p /usr/local/lib/bawn-node
-		$root npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts \
+		$root npm install --loglevel=error --no-audit --no-fund --no-package-lock --ignore-scripts \
 			--prefix /usr/local/lib/bawn-node "$package@20" </dev/null
 		$root ln -sf "/usr/local/lib/bawn-node/node_modules/$package/bin/node" /usr/local/bin/node
 		hash -r
