@@ -123,7 +123,13 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code string, 
 	identity := NewIdentity(v, in.id, in.started)
 	var run func() error
 	if in.worker == nil { // parked: its program is the function's own
-		return nil, platform(errors.New("no Runtime API"), "be given its Runtime API")
+		ln, err := b.Listen(ctx, runtimeAPIPort)
+		if err != nil {
+			return nil, platform(err, "be given its Runtime API")
+		}
+		in.worker = newRuntimeAPIWorker(ln, b.refused)
+		args, env := providedCommand(&identity)
+		run = func() error { return b.Exec(ctx, args, env) }
 	}
 	var err error
 	in.out, err = newOutput(b.Output(), v, in.id, p.cfg.Log)
@@ -449,37 +455,11 @@ func (in *instance) thaw() bool {
 	return true
 }
 
-// secondPoller records that something in the sandbox other than the runtime
-// asked for events, or answered for it: control B8.
-func (in *instance) secondPoller(what string) {
-	p := in.fleet.fn.pool
-	p.count.blocked.Add(1)
-	now := time.Now()
-	r := bawn.Record{Kind: bawn.KindBlocked, Time: now, Action: "runtime api", Outcome: "blocked", Control: "B8", Reason: what}
-	in.identify(&r, now)
-	if err := p.cfg.Record(p.ctx, r); err != nil && p.ctx.Err() == nil {
-		p.cfg.Errors.Error("a second poller was not recorded", "function", r.Function, "err", err)
-	}
-}
-
 // identify fills in whose record r is.
 func (in *instance) identify(r *bawn.Record, at time.Time) {
 	v := in.fleet.version
 	r.Tenant, r.Function, r.Version, r.Instance = v.Tenant, v.Function, v.Number, in.id
 	r.Invocation = in.out.during(at)
-}
-
-// describeAttempt fills in what the sandbox stopped.
-func describeAttempt(r *bawn.Record, a *sandbox.Attempt) {
-	r.Control = a.Control
-	r.Reason = "the sandbox does not allow " + a.Syscall
-	r.Detail = map[string]string{"args": strings.Join(a.Args, " "), "errno": a.Errno}
-	if a.PID != 0 {
-		r.Detail["pid"] = strconv.Itoa(a.PID)
-	}
-	if a.Dropped > 0 {
-		r.Detail["dropped"] = strconv.Itoa(a.Dropped)
-	}
 }
 
 // describe returns what is shown of the instance.

@@ -62,18 +62,18 @@ func newOutput(f *os.File, v *bawn.Version, id string, emit func(bawn.LogLine, t
 		tokens:    logBurst,
 		filled:    time.Now(),
 	}
-	// A descriptor outside the poller would make the read at the end of a call
-	// block: give it a twin that is in it.
+	// A descriptor outside the poller cannot be waited for: take a twin that is
+	// in it.
 	if f.SetReadDeadline(time.Time{}) != nil {
 		fd, err := syscall.Dup(int(f.Fd()))
 		if err != nil {
 			return nil, err
 		}
+		syscall.CloseOnExec(fd)
 		if err := syscall.SetNonblock(fd, true); err != nil {
 			syscall.Close(fd)
 			return nil, err
 		}
-		syscall.CloseOnExec(fd)
 		o.file = os.NewFile(uintptr(fd), "output")
 	}
 	raw, err := o.file.SyscallConn()
@@ -81,7 +81,13 @@ func newOutput(f *os.File, v *bawn.Version, id string, emit func(bawn.LogLine, t
 		return nil, err
 	}
 	o.raw = raw
-	return o, nil
+	// Whoever asked for its number has made it block, and then so would the
+	// read at the end of a call.
+	var mode error
+	if err := raw.Control(func(fd uintptr) { mode = syscall.SetNonblock(int(fd), true) }); err != nil {
+		return nil, err
+	}
+	return o, mode
 }
 
 // run reads until the pipe's last writer is gone or the file is closed.

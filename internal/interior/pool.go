@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -407,7 +409,17 @@ type boxed struct {
 	sandbox.Sandbox
 	worker worker                   // nil for a parked one
 	owner  atomic.Pointer[instance] // set when it gets one
+	more   chan sandbox.Attempt     // what the worker turned away
 	gone   chan struct{}            // closed when it no longer counts
+}
+
+// refused takes what a worker turned away, as the kernel's refusals are taken.
+// It does not block: what is too much is left out.
+func (b *boxed) refused(a sandbox.Attempt) {
+	select {
+	case b.more <- a:
+	default:
+	}
 }
 
 // take returns the newest warm sandbox, or nil.
@@ -509,7 +521,7 @@ func (s *shelf) make(ctx context.Context) (*boxed, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &boxed{Sandbox: box, gone: make(chan struct{})}
+	b := &boxed{Sandbox: box, more: make(chan sandbox.Attempt, 16), gone: make(chan struct{})}
 	if len(s.def.Args) > 0 {
 		b.worker = newFrameWorker(box.Conn())
 	}
@@ -518,15 +530,14 @@ func (s *shelf) make(ctx context.Context) (*boxed, error) {
 
 // watch records what the sandbox stops and cleans up when it is gone.
 func (p *Pool) watch(b *boxed) {
-	for a := range b.Attempts() {
-		p.count.blocked.Add(1)
-		r := bawn.Record{Kind: bawn.KindBlocked, Instance: b.ID(), Action: a.Syscall, Outcome: "blocked", Time: a.Time}
-		if in := b.owner.Load(); in != nil {
-			in.identify(&r, a.Time)
+	for open := true; open; {
+		var a sandbox.Attempt
+		select {
+		case a, open = <-b.Attempts():
+		case a = <-b.more:
 		}
-		describeAttempt(&r, &a)
-		if err := p.cfg.Record(p.ctx, r); err != nil && p.ctx.Err() == nil {
-			p.cfg.Errors.Error("an attempt that the sandbox stopped was not recorded", "function", r.Function, "action", r.Action, "err", err)
+		if open {
+			p.blocked(b, &a)
 		}
 	}
 	<-b.Done()
@@ -539,6 +550,30 @@ func (p *Pool) watch(b *boxed) {
 		in.worker.close()
 		<-in.out.done
 		in.leave("idle", "frozen") // it may have died with nobody using it
+	}
+}
+
+// blocked records an attempt.
+func (p *Pool) blocked(b *boxed, a *sandbox.Attempt) {
+	p.count.blocked.Add(1)
+	r := bawn.Record{
+		Kind: bawn.KindBlocked, Time: a.Time, Instance: b.ID(), Action: a.Syscall, Outcome: "blocked", Control: a.Control,
+		Reason: "the sandbox does not allow " + a.Syscall,
+		Detail: map[string]string{"args": strings.Join(a.Args, " "), "errno": a.Errno},
+	}
+	if a.PID != 0 {
+		r.Detail["pid"] = strconv.Itoa(a.PID)
+	}
+	if a.Dropped > 0 {
+		r.Detail["dropped"] = strconv.Itoa(a.Dropped)
+	}
+	if in := b.owner.Load(); in != nil {
+		in.identify(&r, a.Time)
+	}
+	// Not with the pool's context: what was stopped is known even if the node is
+	// about to stop.
+	if err := p.cfg.Record(context.Background(), r); err != nil {
+		p.cfg.Errors.Error("an attempt that the sandbox stopped was not recorded", "function", r.Function, "action", r.Action, "err", err)
 	}
 }
 
