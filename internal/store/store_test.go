@@ -395,6 +395,55 @@ func TestStreamDescriptionDamaged(t *testing.T) {
 	wantCode(t, err, bawn.CodeUnavailable)
 }
 
+// A seal that is missing, garbled or ahead of the table keeps it shut; one slot
+// may be torn.
+func TestTableSealFile(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	tb := table(t, s)
+	seal := filepath.Join(dir, "seal-things")
+	if _, err := os.Stat(seal); err == nil {
+		t.Fatal("an empty table has a seal")
+	}
+	for i := range 3 {
+		if _, err := tb.Create(t.Context(), strconv.Itoa(i), thing{N: i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	whole, err := os.ReadFile(seal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero := func(from, to int) []byte {
+		b := bytes.Clone(whole)
+		clear(b[from:min(to, len(b))])
+		return b
+	}
+	for name, c := range map[string]struct {
+		file []byte
+		ok   bool
+	}{
+		"as it was":    {whole, true},
+		"older slot":   {zero(0, 512), true},
+		"newest slot":  {zero(512, 1024), true}, // as if the write of it were torn
+		"both slots":   {zero(0, 1024), false},
+		"empty":        {nil, false},
+		"one bit":      {append([]byte{whole[0] ^ 1}, zero(512, 1024)[1:]...), false},
+		"other values": {[]byte(strings.Repeat("x", 1024)), false},
+	} {
+		if err := os.WriteFile(seal, c.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tb, err := OpenTable[thing](t.Context(), s, "things")
+		if (err == nil) != c.ok || err == nil && tb.Len() != 3 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	os.Remove(seal)
+	_, err = OpenTable[thing](t.Context(), s, "things")
+	wantCode(t, err, bawn.CodeUnavailable)
+}
+
 // function is about as large as a version with its perimeter.
 type function struct {
 	Tenant, Name, Digest, Tree, Owner, Handler string

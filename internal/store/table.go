@@ -107,12 +107,12 @@ func OpenTable[T any](ctx context.Context, s *Store, name string) (*Table[T], er
 
 func (t *Table[T]) load(ctx context.Context) error {
 	const op = "store.table"
-	info, err := t.js.Info(ctx)
-	if err != nil {
-		return t.s.fail(err, op)
+	info := t.js.CachedInfo() // of just now
+	if info.State.LastSeq == 0 {
+		return t.checkMark("")
 	}
 	last, dead := "", []string{}
-	err = t.s.scan(ctx, scanRange{stream: "KV_" + t.name, subject: t.prefix + ">", from: 1}, func(m rawMessage) error {
+	err := t.s.scan(ctx, scanRange{stream: "KV_" + t.name, subject: t.prefix + ">", from: 1}, func(m rawMessage) error {
 		key, err := t.apply(m)
 		if err != nil {
 			return err
@@ -126,23 +126,11 @@ func (t *Table[T]) load(ctx context.Context) error {
 	if err != nil {
 		return t.s.fail(err, op)
 	}
-	if t.seq != info.State.LastSeq || info.State.LastSeq > 0 && last != t.sealText() {
+	if t.seq != info.State.LastSeq || last != t.sealText() {
 		return damaged(op, "the stored table %s is damaged: values are missing or were changed", t.name)
 	}
-	if t.mark, err = openMark(filepath.Join(t.s.dir, "seal-"+t.name), t.seq == 0); err != nil {
+	if err := t.checkMark(last); err != nil {
 		return err
-	}
-	t.s.atClose(t.mark)
-	seq, seal, err := readMark(t.mark)
-	if err != nil {
-		return err
-	}
-	// A write that was never acknowledged may be ahead of the file.
-	if seq > t.seq || seq == t.seq && seq > 0 && seal != last {
-		return damaged(op, "the stored table %s is damaged: its newest values are missing", t.name)
-	}
-	if err := writeMark(t.mark, t.seq, t.sealText()); err != nil {
-		return t.s.fail(err, op)
 	}
 	if len(dead) <= maxTombstones {
 		return nil
@@ -152,6 +140,36 @@ func (t *Table[T]) load(ctx context.Context) error {
 		if err := t.js.Purge(ctx, jetstream.WithPurgeSubject(t.prefix+key)); err != nil {
 			return t.s.fail(err, op)
 		}
+	}
+	return nil
+}
+
+// checkMark compares what was loaded with the file of the newest seal.
+func (t *Table[T]) checkMark(last string) error {
+	const op = "store.table"
+	err := t.openMark(false)
+	if errors.Is(err, fs.ErrNotExist) {
+		if t.seq == 0 {
+			return nil // made before the first write
+		}
+		return damaged(op, "the seal of the stored table %s is missing", t.name)
+	}
+	if err != nil {
+		return err
+	}
+	seq, seal, err := readMark(t.mark)
+	if err != nil {
+		return err
+	}
+	// A write that was never acknowledged may be ahead of the file.
+	if seq > t.seq || seq == t.seq && seq > 0 && seal != last {
+		return damaged(op, "the stored table %s is damaged: its newest values are missing", t.name)
+	}
+	if seq == t.seq {
+		return nil
+	}
+	if err := writeMark(t.mark, t.seq, t.sealText()); err != nil {
+		return t.s.fail(err, op)
 	}
 	return nil
 }
@@ -330,6 +348,11 @@ func (t *Table[T]) put(ctx context.Context, key string, v *T, rev uint64) (uint6
 		if err := t.checkRev(key, v == nil, rev); err != nil {
 			return 0, err
 		}
+		if t.mark == nil {
+			if err := t.openMark(true); err != nil {
+				return 0, err
+			}
+		}
 		m := nats.NewMsg(t.prefix + key)
 		m.Data = data
 		if v == nil {
@@ -408,33 +431,30 @@ func xor(a *[sha256.Size]byte, b [sha256.Size]byte) {
 // disk sector, so that a torn write leaves the other one.
 const markSlot = 512
 
-// openMark opens the file of the newest seal. It is made only with the table.
-func openMark(name string, make bool) (*os.File, error) {
+// openMark opens the file of the newest seal, or makes it.
+func (t *Table[T]) openMark(make bool) error {
+	name := filepath.Join(t.s.dir, "seal-"+t.name)
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err == nil {
-		return f, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, markError(err)
-	}
-	if !make {
-		return nil, damaged("store.table", "the file %s in the store's folder is missing", filepath.Base(name))
-	}
-	// It gets its name once it is whole.
-	if f, err = os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-		return nil, markError(err)
-	}
-	if err = writeMark(f, 0, "0"); err == nil {
-		err = os.Rename(name+".new", name)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(name))
+	if errors.Is(err, fs.ErrNotExist) && make {
+		// It gets its name once it is whole.
+		if f, err = os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err == nil {
+			err = writeMark(f, 0, "0")
+		}
+		if err == nil {
+			err = os.Rename(name+".new", name)
+		}
+		if err == nil {
+			err = syncDir(filepath.Dir(name))
+		}
 	}
 	if err != nil {
-		f.Close()
-		return nil, markError(err)
+		f.Close() // of nil does nothing
+		return bawn.Wrap(err, bawn.CodeUnavailable, "store.table", "the store's folder cannot be used").
+			WithFix("give --data a folder that Bawn may read and write, on a disk with free space")
 	}
-	return f, nil
+	t.mark = f
+	t.s.atClose(f)
+	return nil
 }
 
 func syncDir(dir string) error {
@@ -443,11 +463,6 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func markError(err error) error {
-	return bawn.Wrap(err, bawn.CodeUnavailable, "store.table", "the store's folder cannot be written to").
-		WithFix("give --data a folder that Bawn may write to, on a disk with free space")
 }
 
 func writeMark(f *os.File, seq uint64, seal string) error {
