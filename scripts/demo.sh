@@ -78,11 +78,14 @@ title "Let the intruder try to leave"
 sh "$work/examples/intruder/try.sh"
 
 title "What Bawn recorded of it"
-"$bawn" events intruder </dev/null >"$work/events"
-blocked=$(grep -c blocked "$work/events" || true)
-grep blocked "$work/events" | head -n 12 || true
-echo "  ... $blocked blocked attempts in all"
-[ "$blocked" -gt 0 ] || { echo "demo: no blocked attempt was recorded" >&2; exit 1; }
+echo "\$ bawn events intruder --kind blocked"
+"$bawn" events intruder --kind blocked -o json </dev/null | python3 -c '
+import json, sys
+records = [json.loads(line) for line in sys.stdin if line.strip()]
+for r in records[:15]:
+    print("  %s %-4s %-14s %s" % (r["time"][11:23], r["control"], r["action"], r["detail"].get("args", "")[:80]))
+print("  ... %d records; what came faster is counted in them" % len(records))
+sys.exit(not records)'
 
 title "What the kernel enforces for a live instance"
 show perimeter webhook

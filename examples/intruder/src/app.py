@@ -62,6 +62,46 @@ def plain(control, title, name, *args):
     attempt(control, title)(lambda: syscall(name, *args))
 
 
+# --- running something else (B7) -----------------------------------------------------
+@attempt("B7", "run a shell")
+def shell():
+    return subprocess.run(["/bin/sh", "-c", "echo ran"], capture_output=True, check=True).stdout.decode()
+
+
+@attempt("B7", "run the interpreter again")
+def again():
+    import sys
+
+    return subprocess.run([sys.executable or "/usr/bin/python3.11", "-c", "print(1)"], capture_output=True, check=True).stdout.decode()
+
+
+@attempt("B7", "run a script written to /tmp")
+def script():
+    with open("/tmp/run", "w") as f:
+        f.write("#!/usr/bin/python3.11\nprint(1)\n")
+    os.chmod("/tmp/run", 0o700)
+    return subprocess.run(["/tmp/run"], capture_output=True, check=True).stdout.decode()
+
+
+@attempt("B7", "run a program from memory")
+def memory():
+    fd = libc.memfd_create(b"intruder", 0)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    os.write(fd, b"#!/usr/bin/python3.11\n")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            syscall("execveat", fd, b"", None, None, 0x1000)
+        except OSError as e:
+            os._exit(e.errno or 255)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise OSError(code, os.strerror(code))
+    return "ran"
+
+
 # --- new worlds, other people's worlds (B1, B2) ------------------------------------
 NEWUSER, NEWNS, NEWNET, NEWPID = 0x10000000, 0x00020000, 0x40000000, 0x20000000
 plain("B2", "unshare a user namespace", "unshare", NEWUSER)
@@ -189,9 +229,13 @@ def reading(path):
     @attempt("B9", f"read {path}")
     def read():
         if os.path.isdir(path):
-            return f"lists {os.listdir(path)[:5]}"
-        with open(path, "rb") as f:
-            return f"{len(f.read(64))} bytes"
+            found = os.listdir(path)
+        else:
+            with open(path, "rb") as f:
+                found = f.read(64)
+        if not found:
+            raise OSError(errno.ENODATA, "masked: nothing in it")
+        return f"found {found[:5]}"
 
 
 for target in (
@@ -215,46 +259,6 @@ def processes():
 def mknod():
     os.mknod("/tmp/intruder", 0o600 | 0o020000, os.makedev(1, 1))
     return "made /dev/mem's twin"
-
-
-# --- running something else (B7) -----------------------------------------------------
-@attempt("B7", "run a shell")
-def shell():
-    return subprocess.run(["/bin/sh", "-c", "echo ran"], capture_output=True, check=True).stdout.decode()
-
-
-@attempt("B7", "run the interpreter again")
-def again():
-    import sys
-
-    return subprocess.run([sys.executable or "/usr/bin/python3.11", "-c", "print(1)"], capture_output=True, check=True).stdout.decode()
-
-
-@attempt("B7", "run a script written to /tmp")
-def script():
-    with open("/tmp/run", "w") as f:
-        f.write("#!/usr/bin/python3.11\nprint(1)\n")
-    os.chmod("/tmp/run", 0o700)
-    return subprocess.run(["/tmp/run"], capture_output=True, check=True).stdout.decode()
-
-
-@attempt("B7", "run a program from memory")
-def memory():
-    fd = libc.memfd_create(b"intruder", 0)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    os.write(fd, b"#!/usr/bin/python3.11\n")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            syscall("execveat", fd, b"", None, None, 0x1000)
-        except OSError as e:
-            os._exit(e.errno or 255)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if code:
-        raise OSError(code, os.strerror(code))
-    return "ran"
 
 
 # --- the network (C1, C3, C7) ----------------------------------------------------------
