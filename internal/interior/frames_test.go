@@ -34,6 +34,12 @@ type program struct {
 // input and one pipe for its output, as a sandbox does.
 func startProgram(t testing.TB, env []string, args ...string) *program {
 	t.Helper()
+	return startProgramIn(t, "", env, args...)
+}
+
+// startProgramIn is [startProgram] with another root folder, if it is not "".
+func startProgramIn(t testing.TB, root string, env []string, args ...string) *program {
+	t.Helper()
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -50,6 +56,9 @@ func startProgram(t testing.TB, env []string, args ...string) *program {
 	}
 	p := &program{frameWorker: newFrameWorker(conn), cmd: exec.Command(args[0], args[1:]...), eof: make(chan struct{})}
 	p.cmd.Env = append([]string{}, env...)
+	if root != "" {
+		p.cmd.Dir, p.cmd.SysProcAttr = "/", &syscall.SysProcAttr{Chroot: root}
+	}
 	p.cmd.ExtraFiles = []*os.File{theirs}
 	p.cmd.Stdout, p.cmd.Stderr = w, w
 	if err := p.cmd.Start(); err != nil {
