@@ -1,0 +1,212 @@
+package interior_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/interior"
+	"bawn.dev/bawn/internal/sandbox/linux"
+)
+
+// A real is a pool over real sandboxes.
+type real struct {
+	*interior.Pool
+	mu      sync.Mutex
+	lines   []bawn.LogLine
+	records []bawn.Record
+}
+
+func (r *real) log(l bawn.LogLine, _ time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.lines) < 10_000 {
+		r.lines = append(r.lines, l)
+	}
+}
+
+func (r *real) record(_ context.Context, rec bawn.Record) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.records = append(r.records, rec)
+	return nil
+}
+
+// text returns the log of one invocation.
+func (r *real) text(id string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	for _, l := range r.lines {
+		if l.Invocation == id {
+			fmt.Fprintln(&b, l.Text)
+		}
+	}
+	return b.String()
+}
+
+// newReal returns a pool whose functions are folders: an artifact's digest is
+// the folder's path.
+func newReal(t testing.TB) *real {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("making sandboxes needs root")
+	}
+	d, err := linux.New(linux.Config{Dir: t.TempDir(), Node: "interior", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r := &real{}
+	r.Pool = interior.NewPool(interior.Config{
+		Driver: d, Definitions: interior.FindRuntimes(t.Context(), slog.New(slog.DiscardHandler)),
+		CodePath: func(_ context.Context, a bawn.Artifact) (string, error) { return a.Digest, nil },
+		Record:   r.record, Log: r.log, Errors: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+	})
+	t.Cleanup(r.Close)
+	return r
+}
+
+type testLog struct{ testing.TB }
+
+func (l testLog) Write(p []byte) (int, error) { l.Logf("%s", p); return len(p), nil }
+
+// python returns a version of a function with this source.
+func python(t testing.TB, source string, change func(*bawn.Version)) *bawn.Version {
+	t.Helper()
+	dir := t.TempDir()
+	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+		os.Chmod(d, 0o755)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "app.py"), []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	v := &bawn.Version{
+		Tenant: "main", Function: "hello", Number: 1, Digest: dir, Runtime: bawn.Python311, Handler: "app.handler",
+		Artifact: bawn.Artifact{Digest: dir},
+		Perimeter: bawn.Perimeter{Interior: bawn.Interior{
+			Memory: 128 << 20, CPU: 1, PIDs: 64, Tmp: 16 << 20, Timeout: 5 * time.Second, Concurrency: 50, Reuse: bawn.Reuse{MaxAge: time.Hour},
+		}},
+	}
+	if change != nil {
+		change(v)
+	}
+	return v
+}
+
+func newCall(event string) *bawn.Call { return &bawn.Call{ID: bawn.NewID(), Event: []byte(event)} }
+
+// The pool, a real sandbox and a real interpreter together.
+func TestReal(t *testing.T) {
+	p := newReal(t)
+	p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+	v := python(t, `
+import os, sys, time
+n = 0
+def handler(event, context):
+    global n
+    n += 1
+    print("call", n)
+    do = event.get("do")
+    if do == "exit": os._exit(3)
+    if do == "memory": x = bytearray(400 << 20); x[::4096] = b"x" * len(x[::4096])
+    if do == "sleep": time.sleep(60)
+    if do == "raise": raise ValueError("no")
+    if do == "exec":
+        try: os.execv("/bin/sh", ["sh"])
+        except OSError as e: return e.errno
+    if do == "frame": os.write(3, b"x" * 100); time.sleep(1)
+    return n
+`, func(v *bawn.Version) { v.Perimeter.Interior.Timeout = time.Second })
+	for _, test := range []struct {
+		event, payload, note string
+		cause                bawn.Code
+		cold                 bool
+	}{
+		{`{}`, `1`, "call 1", "", true},
+		{`{}`, `2`, "call 2", "", false},
+		{`{"do":"raise"}`, `"errorType": "ValueError"`, "ValueError", bawn.CodeFunctionError, false},
+		{`{}`, `4`, "", "", false},
+		{`{"do":"exec"}`, ``, "", "", false},
+		{`{"do":"exit"}`, `exit status 3`, "status 3", bawn.CodeFunctionError, false},
+		{`{}`, `1`, "", "", true},
+		{`{"do":"memory"}`, `Runtime.OutOfMemory`, "interior.memory", bawn.CodeFunctionError, false},
+		{`{}`, `1`, "", "", true},
+		{`{"do":"sleep"}`, `Task timed out after 1.00 seconds`, "interior.timeout", bawn.CodeFunctionTimeout, false},
+		{`{}`, `1`, "", "", true},
+		{`{"do":"frame"}`, `Runtime.InvalidResponse`, "protocol", bawn.CodeFunctionError, false},
+		{`{}`, `1`, "", "", true},
+	} {
+		c := newCall(test.event)
+		r, err := p.Run(t.Context(), v, c)
+		if err != nil {
+			t.Fatalf("%s: %v", test.event, err)
+		}
+		squeeze := strings.NewReplacer(" ", "")
+		if !strings.Contains(squeeze.Replace(string(r.Payload)), squeeze.Replace(test.payload)) || r.Cause != test.cause || r.Usage.Cold != test.cold || r.Usage.MaxMemory == 0 && !test.cold && test.cause == "" {
+			t.Errorf("%s: got %s, %+v", test.event, r.Payload, r)
+		}
+		text := p.text(c.ID)
+		if !strings.HasPrefix(text, "START RequestId: "+c.ID) || !strings.Contains(text, test.note) || !strings.Contains(text, "END RequestId: "+c.ID+"\nREPORT") {
+			t.Errorf("%s: the log is\n%s", test.event, text)
+		}
+	}
+	p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.records) == 0 || p.records[0].Control != "B7" || p.records[0].Function != "hello" || p.records[0].Invocation == "" {
+		t.Errorf("records %+v", p.records)
+	}
+}
+
+func benchReal(b *testing.B, v *bawn.Version, parallel int, pause time.Duration) {
+	p := newReal(b)
+	p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+	for p.Stats().Warm[bawn.Python311] < 4 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var sum atomic.Int64
+	for range parallel {
+		wg.Go(func() {
+			for left.Add(-1) >= 0 {
+				began := time.Now()
+				if r, err := p.Run(context.Background(), v, newCall("{}")); err != nil || r.FunctionError != "" {
+					b.Error(err)
+					return
+				}
+				sum.Add(int64(time.Since(began)))
+				time.Sleep(pause)
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(sum.Load())/float64(b.N)/1e6, "ms/call")
+	s := p.Stats()
+	b.ReportMetric(float64(s.Misses), "misses")
+	b.ReportMetric(float64(s.Started), "started")
+}
+
+const hello = "def handler(event, context):\n    return {'hello': 'world'}\n"
+
+func never(v *bawn.Version) { v.Perimeter.Interior.Reuse = bawn.Reuse{} }
+
+func BenchmarkRealCold(b *testing.B)       { benchReal(b, python(b, hello, never), 1, 50*time.Millisecond) }
+func BenchmarkRealBackToBack(b *testing.B) { benchReal(b, python(b, hello, never), 4, 0) }
+func BenchmarkRealWarm(b *testing.B)       { benchReal(b, python(b, hello, nil), 1, 0) }
+func BenchmarkRealWarm32(b *testing.B)     { benchReal(b, python(b, hello, nil), 32, 0) }
