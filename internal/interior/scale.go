@@ -2,6 +2,7 @@ package interior
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -46,7 +47,7 @@ type fleet struct {
 	busy      int
 	starting  int
 	began     time.Time     // of the oldest start going on
-	mean      time.Duration // of recent calls; 0 if none has ended
+	quick     time.Duration // how long a call takes that nothing holds up; see served
 	samples   int
 	last      time.Time     // of the last call
 	gap       time.Duration // mean time between recent calls
@@ -490,8 +491,7 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
 	if have == 0 {
 		return 1
 	}
-	add := 0
-	mean := f.mean
+	each := f.quick
 	if f.samples == 0 {
 		// Nothing is known. While the first start goes on, give it the time
 		// that a start takes; then let the first call's age speak.
@@ -503,13 +503,23 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
 		}
 		for in := range f.instances {
 			if in.state == "busy" {
-				mean = max(mean, now.Sub(in.since))
+				each = max(each, now.Sub(in.since))
 			}
 		}
 	}
-	add = int((time.Duration(waiting+f.busy)*mean+growDelay-1)/growDelay) - have
-	if late >= growLate && f.starting == 0 {
-		add = max(add, have)
+	add := int((time.Duration(waiting+f.busy)*each+growDelay-1)/growDelay) - have
+	if f.starting > 0 || late < growLate {
+		return max(add, 0)
+	}
+	// The estimate is wrong: calls have become slower, or the host is busy. More
+	// instances help against the one and make the other worse, so a function
+	// that was quick gets them one by one, and the more it has the later.
+	cores := runtime.GOMAXPROCS(0)
+	switch {
+	case each >= growDelay || have < 2*cores:
+		return max(add, have)
+	case late >= growLate*time.Duration(have/cores):
+		return max(add, 1)
 	}
 	return max(add, 0)
 }
@@ -521,14 +531,16 @@ func (s *shelf) patience() time.Duration {
 	return 2 * max(s.boot, 25*time.Millisecond)
 }
 
-// served notes how long a call took. Needs mu.
+// served notes how long a call took. What counts is what a call takes when
+// nothing holds it up: on a busy host every call is slow, and more instances
+// would make it busier. So the estimate falls at once and rises slowly. Needs mu.
 func (f *fleet) served(d time.Duration) {
-	switch f.samples {
-	case 0, 1: // the first call of an instance is never typical
-		f.mean = d
+	switch {
+	case f.samples < 2 || d < f.quick: // the first call of an instance is never typical
+		f.quick = d
 		f.samples++
 	default:
-		f.mean += (d - f.mean) / 8
+		f.quick += (d - f.quick) / 32
 	}
 }
 
