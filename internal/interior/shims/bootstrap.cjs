@@ -271,14 +271,17 @@ function installStreaming() {
 // --- loading ----------------------------------------------------------------
 
 // isModule says whether a .js file is an ES module by the nearest package.json.
-function isModule(file) {
+function isModule(file, root) {
   for (let dir = path.dirname(file); ; dir = path.dirname(dir)) {
-    try {
-      return parse(fs.readFileSync(path.join(dir, 'package.json'), 'utf8')).type === 'module';
-    } catch (e) {
-      if (e.code !== 'ENOENT') return false;
+    const name = path.join(dir, 'package.json');
+    if (fs.existsSync(name)) { // a failed read would cost more than all else here
+      try {
+        return parse(fs.readFileSync(name, 'utf8')).type === 'module';
+      } catch {
+        return false; // require says what is wrong with it
+      }
     }
-    if (dir === '/' || path.basename(dir) === 'node_modules') return false;
+    if (dir === root || dir === '/') return false;
   }
 }
 
@@ -286,7 +289,7 @@ async function importFile(root, folder, name) {
   const base = path.resolve(root, folder, name);
   if (fs.existsSync(base) && fs.statSync(base).isFile()) return require(base);
   if (fs.existsSync(base + '.js')) {
-    return isModule(base + '.js') ? import(pathToFileURL(base + '.js')) : require(base + '.js');
+    return isModule(base + '.js', root) ? import(pathToFileURL(base + '.js')) : require(base + '.js');
   }
   if (fs.existsSync(base + '.mjs')) return import(pathToFileURL(base + '.mjs'));
   if (fs.existsSync(base + '.cjs')) return require(base + '.cjs');
@@ -553,7 +556,7 @@ async function exercise() {
       }
     }
     await import(pathToFileURL(path.join(__dirname, 'warmup_module.mjs')));
-    isModule(path.join(__dirname, 'x'));
+    isModule(path.join(__dirname, 'x'), '/');
     process.env.A = 'B';
     Module._initPaths();
   } finally {

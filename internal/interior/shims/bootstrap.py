@@ -226,7 +226,7 @@ def _describe(e, request_id):
 
     frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(e.__traceback__)]
     for i, frame in enumerate(frames):
-        if frame[0] != __file__:
+        if frame[0] != _encode.__code__.co_filename:
             frames = frames[i:]
             break
     else:
