@@ -154,10 +154,8 @@ func packFolder(src string, w io.Writer, info *PackInfo) error {
 		if info.Files++; info.Files > bawn.MaxPackageEntries {
 			return bawn.Errorf(bawn.CodeTooLarge, "pack", "the folder holds more than %d files", bawn.MaxPackageEntries).WithFix("leave out what the function does not need with %s", IgnoreName)
 		}
-		n, err := packFile(root, z, name)
-		if info.Bytes += n; err == nil && info.Bytes > bawn.MaxUnpackedBytes {
-			return bawn.Errorf(bawn.CodeTooLarge, "pack", "the folder holds more than %s", Size(bawn.MaxUnpackedBytes)).WithFix("leave out what the function does not need with %s", IgnoreName)
-		}
+		n, err := packFile(root, z, name, bawn.MaxUnpackedBytes-info.Bytes)
+		info.Bytes += n
 		return err
 	})
 	if err != nil {
@@ -170,10 +168,10 @@ func packFolder(src string, w io.Writer, info *PackInfo) error {
 	return z.Close()
 }
 
-// packFile adds one file and returns how long it is. The file is opened without
+// packFile adds one file of at most so many bytes and returns how long it is. The file is opened without
 // following a link and looked at again once open, so that it is the same kind
 // of thing that the walk saw.
-func packFile(root *os.Root, z *zip.Writer, name string) (int64, error) {
+func packFile(root *os.Root, z *zip.Writer, name string, most int64) (int64, error) {
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return 0, fmt.Errorf("reading %s: %w", quote(name), err)
@@ -185,6 +183,11 @@ func packFile(root *os.Root, z *zip.Writer, name string) (int64, error) {
 	}
 	if !st.Mode().IsRegular() {
 		return 0, bawn.Errorf(bawn.CodeInvalid, "pack", "%s is %s, not a file", quote(name), typeName(st.Mode().Type()))
+	}
+	tooBig := bawn.Errorf(bawn.CodeTooLarge, "pack", "the folder holds more than %s; the last file looked at was %s", Size(bawn.MaxUnpackedBytes), quote(name)).
+		WithFix("leave out what the function does not need with %s", IgnoreName)
+	if st.Size() > most {
+		return 0, tooBig
 	}
 	h := &zip.FileHeader{Name: name, Method: zip.Deflate, Modified: time.Date(1980, 1, 1, 0, 0, 0, 0, time.UTC)}
 	h.SetMode(0o644)
@@ -198,7 +201,10 @@ func packFile(root *os.Root, z *zip.Writer, name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := io.Copy(w, io.LimitReader(f, bawn.MaxUnpackedBytes+1))
+	n, err := io.Copy(w, io.LimitReader(f, most+1))
+	if err == nil && n > most { // it grew meanwhile
+		return n, tooBig
+	}
 	if err != nil {
 		return n, fmt.Errorf("reading %s: %w", quote(name), err)
 	}
