@@ -129,7 +129,7 @@ func (b *bench) empty() error {
 	help, _ := exec.Command(b.bawn, "up", "--help").CombinedOutput()
 	pool := strings.Contains(string(help), "--warm")
 	if pool {
-		args = []string{"--warm", "0"}
+		args = []string{"--warm", "-1"}
 	} else {
 		note = "the pool is emptied by calls at the same moment, so the call competes with what they cost"
 	}
