@@ -79,9 +79,15 @@ func (n *Node) start() {
 	if n.Client, err = client.New(c); err != nil {
 		n.t.Fatal(err)
 	}
+	n.HTTP = HTTPClient(c)
+}
+
+// HTTPClient returns a client that trusts the authority of c and no other, and
+// speaks HTTP/1.1.
+func HTTPClient(c *client.Context) *http.Client {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(c.CA))
-	n.HTTP = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: false, MaxIdleConnsPerHost: 64}}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, MaxIdleConnsPerHost: 64}}
 }
 
 // Stop stops the node as SIGTERM does. Stopping it twice is nothing.

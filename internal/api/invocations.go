@@ -50,6 +50,14 @@ func (a *api) invoke(ctx context.Context, in *invokeInput) (*huma.StreamResponse
 		Event: event, At: a.Now(),
 	}
 	res, err := a.Invoker.Invoke(ctx, call)
+	if bawn.ErrorCode(err) == bawn.CodeNotFound {
+		// The caller is known and named the function: the error may as well.
+		what := "function " + strconv.Quote(r.Function)
+		if r.Qualifier != "" {
+			what += " with the version or alias " + strconv.Quote(r.Qualifier)
+		}
+		return nil, bawn.Wrap(err, bawn.CodeNotFound, "api.invoke", "there is no %s", what).WithFix("`bawn ls` lists the functions, `bawn show` one's versions")
+	}
 	if err != nil {
 		return nil, err
 	}

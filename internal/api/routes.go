@@ -80,13 +80,31 @@ func status(code int) func(*huma.Operation) {
 	return func(op *huma.Operation) { op.DefaultStatus = code }
 }
 
-// rawBody describes a body that the handler reads by itself, as a stream.
+// rawBody describes a body that the handler reads by itself, as a stream. The
+// description is kept in Metadata until the operation is registered: huma reads
+// and parses every body that it finds described.
 func rawBody(mime string, most int64) func(*huma.Operation) {
 	return func(op *huma.Operation) {
-		op.RequestBody = &huma.RequestBody{
+		op.Metadata = map[string]any{rawBodyKey: &huma.RequestBody{
 			Required:    mime == "application/zip",
 			Description: "At most " + strconv.FormatInt(most, 10) + " bytes",
 			Content:     map[string]*huma.MediaType{mime: {Schema: rawSchema(mime)}},
+		}}
+	}
+}
+
+const rawBodyKey = "rawBody"
+
+// describeRawBodies adds the descriptions of rawBody to the document.
+func describeRawBodies(doc *huma.OpenAPI) {
+	for _, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Put, item.Post, item.Delete, item.Head} {
+			if op == nil {
+				continue
+			}
+			if body, ok := op.Metadata[rawBodyKey].(*huma.RequestBody); ok {
+				op.RequestBody = body
+			}
 		}
 	}
 }
@@ -125,6 +143,7 @@ func lines[T any](op *huma.Operation) {
 // document renders the OpenAPI document of what is registered on h.
 func document(h huma.API) ([]byte, error) {
 	doc := h.OpenAPI()
+	describeRawBodies(doc)
 	schemas := doc.Components.Schemas
 	schemas.Schema(reflect.TypeFor[bawn.LogLine](), true, "LogLine")
 	schemas.Schema(reflect.TypeFor[bawn.Record](), true, "Record")

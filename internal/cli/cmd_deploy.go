@@ -235,6 +235,11 @@ func (a *app) printDeployment(c *client.Client, name string, d *client.Deploymen
 	}
 	a.printf("  %s\n", a.paint(2, shortDigest(clean(v.Digest))))
 	for _, ch := range d.Changes {
+		// Of a new function all is new; what deserves a look is what goes beyond
+		// the defaults. Its routes follow below.
+		if d.Previous == nil && !d.DryRun && (!ch.Widens || strings.HasPrefix(ch.Field, "ingress.http")) {
+			continue
+		}
 		was, now := ch.Old, ch.New
 		mark, word := a.paint(36, "~"), fmt.Sprintf("%s -> %s", clean(was), clean(now))
 		switch {
