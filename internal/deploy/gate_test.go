@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -385,7 +386,7 @@ func swapForLink(p, target string) error {
 
 // trust brings the gate to where it goes by the stamps of a tree's files, as
 // it does once they have been left alone for a while.
-func trust(t *testing.T, g *Gate, a bawn.Artifact) {
+func trust(t testing.TB, g *Gate, a bawn.Artifact) {
 	t.Helper()
 	hexDigest := strings.TrimPrefix(a.Digest, "sha256:")
 	for end := time.Now().Add(30 * time.Second); !g.fresh(hexDigest, a.Tree); time.Sleep(50 * time.Millisecond) {
@@ -627,4 +628,24 @@ func FuzzAccept(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a cold start pays for the check of code that nobody touched.
+func BenchmarkPath(b *testing.B) {
+	for _, files := range []int{2, 1000} {
+		b.Run(fmt.Sprintf("%d files", files), func(b *testing.B) {
+			g, _ := newGate(b)
+			var z rawZip
+			for i := range files {
+				z.entries = append(z.entries, file(fmt.Sprintf("lib/m%d.py", i), "x = 1\n"))
+			}
+			a := accept(b, g, z.bytes())
+			trust(b, g, a)
+			for b.Loop() {
+				if _, err := g.Path(b.Context(), a); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
