@@ -2,6 +2,7 @@ package interior
 
 import (
 	"context"
+	"math/bits"
 	"runtime"
 	"slices"
 	"sync"
@@ -492,9 +493,11 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
 		return 1
 	}
 	each := f.quick
-	if f.samples == 0 {
-		// Nothing is known. While the first start goes on, give it the time
-		// that a start takes; then let the first call's age speak.
+	if f.samples < 2 {
+		// Nothing is known, for an instance's first call is never typical. While
+		// the first start goes on, give it the time that a start takes; then let
+		// the age of the running call speak, once it is beyond what a quick
+		// handler takes on a busy host.
 		if f.busy == 0 {
 			if now.Sub(f.began) < f.shelf.patience() {
 				return 0
@@ -506,6 +509,11 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
 				each = max(each, now.Sub(in.since))
 			}
 		}
+		// Doubling stops at the first answer.
+		if each < growLate || late < growLate+2*growDelay*time.Duration(bits.Len(uint(have))-1) {
+			return 0
+		}
+		return have
 	}
 	add := int((time.Duration(waiting+f.busy)*each+growDelay-1)/growDelay) - have
 	if f.starting > 0 || late < growLate {
@@ -536,7 +544,7 @@ func (s *shelf) patience() time.Duration {
 // would make it busier. So the estimate falls at once and rises slowly. Needs mu.
 func (f *fleet) served(d time.Duration) {
 	switch {
-	case f.samples < 2 || d < f.quick: // the first call of an instance is never typical
+	case f.samples < 2 || d < f.quick:
 		f.quick = d
 		f.samples++
 	default:
