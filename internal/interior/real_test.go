@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -167,6 +168,38 @@ def handler(event, context):
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.records) == 0 || p.records[0].Control != "B7" || p.records[0].Function != "hello" || p.records[0].Invocation == "" {
+		t.Errorf("records %+v", p.records)
+	}
+}
+
+// A parked sandbox starts the function's own program, which speaks the Runtime
+// API; a second poller is turned away and recorded: control B8.
+func TestRealProvided(t *testing.T) {
+	p := newReal(t)
+	p.Expect(map[bawn.Runtime]int{bawn.Provided: 1})
+	v := python(t, "", func(v *bawn.Version) { v.Runtime, v.Handler = bawn.Provided, "" })
+	build := exec.Command("go", "build", "-o", filepath.Join(v.Digest, "bootstrap"), "./testdata/echo")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for i, event := range []string{`{"n":1}`, `{"n":2}`, `{"do":"poll"}`, `{"n":3}`} {
+		c := newCall(event)
+		r, err := p.Run(t.Context(), v, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(r.Payload) != event || r.FunctionError != "" || r.Usage.Cold != (i == 0) {
+			t.Errorf("%s: got %s, %+v", event, r.Payload, r)
+		}
+		if text := p.text(c.ID); !strings.Contains(text, "got "+event) {
+			t.Errorf("%s: the log is\n%s", event, text)
+		}
+	}
+	p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.records) != 1 || p.records[0].Control != "B8" {
 		t.Errorf("records %+v", p.records)
 	}
 }
