@@ -226,6 +226,9 @@ func (in *instance) judge(err error) failure {
 	}
 	if exit.OOM {
 		p.count.memory.Add(1)
+		in.fleet.fn.mu.Lock()
+		in.memory = limit.Memory // the kernel's own figure is gone with the cgroup
+		in.fleet.fn.mu.Unlock()
 	} else {
 		p.count.exits.Add(1)
 	}

@@ -143,7 +143,7 @@ def handler(event, context):
 		{`{"do":"exec"}`, ``, "", "", false},
 		{`{"do":"exit"}`, `exit status 3`, "status 3", bawn.CodeFunctionError, false},
 		{`{}`, `1`, "", "", true},
-		{`{"do":"memory"}`, `Runtime.OutOfMemory`, "interior.memory", bawn.CodeFunctionError, false},
+		{`{"do":"memory"}`, `Runtime.OutOfMemory`, "Max Memory Used: 128 MB", bawn.CodeFunctionError, false},
 		{`{}`, `1`, "", "", true},
 		{`{"do":"sleep"}`, `Task timed out after 1.00 seconds`, "interior.timeout", bawn.CodeFunctionTimeout, false},
 		{`{}`, `1`, "", "", true},
