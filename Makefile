@@ -43,6 +43,7 @@ lint: vet ## vet, and staticcheck at the version pinned in tools/go.mod
 
 generate: parts ## write the files that are made from code
 	$(GO) generate ./...
+	$(GO) test -count=1 ./internal/api -run OpenAPI -update
 
 fuzz-short: parts ## run every fuzz target for FUZZTIME (5s)
 	@FUZZTIME=$(FUZZTIME) bash scripts/fuzz.sh
