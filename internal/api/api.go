@@ -30,7 +30,6 @@ import (
 // required.
 type Config struct {
 	Control *control.Control
-	Invoker *invoke.Invoker
 	Keys    *identity.Keys
 	Log     *slog.Logger
 	Now     func() time.Time
@@ -38,14 +37,19 @@ type Config struct {
 	// Status says how the node is. It is asked without a credential and must
 	// hold nothing that a stranger may not know.
 	Status func() Status
+	// Invoker returns what runs calls. It waits while the node is starting, as do
+	// Doctor and Inspect.
+	Invoker func(context.Context) (*invoke.Invoker, error)
 	// Doctor returns what the host was found able to enforce and to run.
-	Doctor func() Doctor
+	Doctor func(context.Context) (Doctor, error)
 	// Inspect reads from the kernel what it enforces for a version's instances.
 	Inspect func(context.Context, *bawn.Version) ([]bawn.Instance, error)
 	// Authorize decides and records whether p may read the node's own state.
 	Authorize func(ctx context.Context, p bawn.Principal, action string) error
 	// Refused records a request without a good credential.
 	Refused func(ctx context.Context, source, reason string)
+	// Flush makes readable what functions have written until now.
+	Flush func(context.Context) error
 	// Stopping ends when the node begins to stop: streams that follow end then,
 	// so that they do not keep it from stopping.
 	Stopping context.Context

@@ -49,7 +49,11 @@ func (a *api) invoke(ctx context.Context, in *invokeInput) (*huma.StreamResponse
 		ID: bawn.NewID(), Trigger: "api", Target: r, Source: who.source, Bearer: who.bearer, Principal: who.Principal,
 		Event: event, At: a.Now(),
 	}
-	res, err := a.Invoker.Invoke(ctx, call)
+	invoker, err := a.Invoker(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := invoker.Invoke(ctx, call)
 	if bawn.ErrorCode(err) == bawn.CodeNotFound {
 		// The caller is known and named the function: the error may as well.
 		what := "function " + strconv.Quote(r.Function)

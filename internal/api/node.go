@@ -42,7 +42,10 @@ func (a *api) doctor(ctx context.Context, _ *none) (*doctorOutput, error) {
 	if err := a.Authorize(ctx, principal(ctx), "doctor"); err != nil {
 		return nil, err
 	}
-	d := a.Doctor()
+	d, err := a.Doctor(ctx)
+	if err != nil {
+		return nil, err
+	}
 	d.Capabilities, d.Runtimes = orEmpty(d.Capabilities), orEmpty(d.Runtimes)
 	return &doctorOutput{d}, nil
 }

@@ -21,6 +21,7 @@ const (
 	// take to leave.
 	heartbeat    = 15 * time.Second
 	writeTimeout = 30 * time.Second
+	flushTimeout = 2 * time.Second
 )
 
 // StreamInput says which lines, and whether to go on with new ones.
@@ -131,6 +132,14 @@ func (a *api) logs(ctx context.Context, in *logsInput) (*huma.StreamResponse, er
 	p := principal(ctx)
 	q := control.LogQuery{Tenant: p.Tenant, Function: in.Name, Invocation: in.Invocation, Since: in.Since, Limit: in.limit(), Follow: in.Follow}
 	return stream(a, ctx, func(ctx context.Context, fn func(bawn.LogLine) error) error {
+		// Lines are written in batches: whoever has just seen an answer wants to
+		// see its lines too. If that fails, older lines are better than none.
+		flush, cancel := context.WithTimeout(ctx, flushTimeout)
+		err := a.Flush(flush)
+		cancel()
+		if err != nil {
+			a.Log.DebugContext(ctx, "flushing logs", "error", err)
+		}
 		return a.Control.LogLines(ctx, p, q, fn)
 	})
 }

@@ -37,7 +37,7 @@ type functionSeries struct {
 	warm, cold          prometheus.Observer
 }
 
-func newMetrics(version string, pool *interior.Pool, gate *ingress.Gate) *metrics {
+func newMetrics(version string) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		known:    map[string]functionSeries{},
@@ -54,9 +54,13 @@ func newMetrics(version string, pool *interior.Pool, gate *ingress.Gate) *metric
 	m.registry.MustRegister(
 		m.calls, m.seconds, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		&platformCollector{pool: pool, gate: gate},
 	)
 	return m
+}
+
+// follow adds what the pool and the gate count themselves.
+func (m *metrics) follow(pool *interior.Pool, gate *ingress.Gate) {
+	m.registry.MustRegister(&platformCollector{pool: pool, gate: gate})
 }
 
 // observe counts one call. It is an invoke.Config.Observe.

@@ -18,8 +18,7 @@ func observation(function string, cold bool) invoke.Observation {
 }
 
 func TestCallsAreCounted(t *testing.T) {
-	m := mustOpen(t, config(t))
-	mm := newMetrics("v", m.pool, m.gate)
+	mm := newMetrics("v")
 	mm.observe(observation("f", true))
 	mm.observe(observation("f", false))
 	failed := observation("f", false)
@@ -64,8 +63,7 @@ func counted(t *testing.T, m *metrics) map[string]float64 {
 }
 
 func TestSeriesAreBounded(t *testing.T) {
-	m := mustOpen(t, config(t))
-	mm := newMetrics("v", m.pool, m.gate)
+	mm := newMetrics("v")
 	for i := range maxMetricFunctions + 500 {
 		mm.observe(observation(fmt.Sprintf("f%d", i), false))
 	}

@@ -23,13 +23,8 @@ import (
 	"bawn.dev/bawn/internal/deploy"
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/identity"
-	"bawn.dev/bawn/internal/ingress"
-	"bawn.dev/bawn/internal/interior"
-	"bawn.dev/bawn/internal/invoke"
 	"bawn.dev/bawn/internal/policy"
-	"bawn.dev/bawn/internal/sandbox"
 	"bawn.dev/bawn/internal/store"
-	"bawn.dev/bawn/internal/trigger"
 )
 
 // Node is a running node. Its methods are safe for concurrent use.
@@ -39,8 +34,7 @@ type Node struct {
 	started time.Time
 	keys    *identity.Keys
 	record  *evidence.Log
-	gate    *ingress.Gate
-	pool    *interior.Pool
+	calls   calls
 
 	public, admin *listener
 	notice        string
@@ -76,8 +70,9 @@ func (n *Node) principal() bawn.Principal {
 }
 
 // Open starts a node. When it returns the node is ready: it answers on both
-// listeners. Warm sandboxes are made in the background after that. If Open
-// fails nothing is left running.
+// listeners. The sandbox driver and the runtimes come up in the background, and
+// warm sandboxes after them; calls wait for that. If Open fails nothing is left
+// running.
 func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	cfg.fill()
 	n := &Node{cfg: cfg, started: time.Now(), ready: make(chan struct{}), gone: make(chan struct{})}
@@ -115,15 +110,6 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.ca, err = openAuthority(data, hosts, time.Now()); err != nil {
 		return nil, err
 	}
-
-	// The sandbox and the runtimes are looked for while the store opens: both
-	// wait for other processes.
-	var driver sandbox.Driver
-	var runtimes []interior.Definition
-	var looking sync.WaitGroup
-	looking.Go(func() { driver = openDriver(data, n.ca.id(), log) })
-	looking.Go(func() { runtimes = findRuntimes(ctx, log) })
-	n.onClose("sandbox driver", func(context.Context) error { looking.Wait(); return driver.Close() })
 
 	// The ground: what is stored, and the evidence of what happens.
 	st, err := store.Open(ctx, store.Config{Dir: filepath.Join(data, "store"), Log: log})
@@ -163,50 +149,29 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 
-	// Spine 1: calls. The interior runs them, ingress lets them in.
-	looking.Wait()
-	n.pool = interior.NewPool(interior.Config{
-		Driver: driver, Definitions: runtimes,
-		// Upwards: an instance's code comes from the gate, which verifies it at
-		// every start, and what a sandbox stopped becomes evidence.
-		CodePath: packages.Path, Record: n.record.Append, Log: logs.Write,
-		Errors: log, Warm: cfg.Warm,
-	})
-	n.onClose("pool", func(ctx context.Context) error { n.pool.Close(); return nil })
-	var metrics *metrics
-	n.gate, err = ingress.Open(ctx, ingress.Config{
-		Functions: changes.FunctionTable(), Versions: changes.VersionTable(), Keys: n.keys, Policy: rules, Now: time.Now,
-		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and
-		// lets go of what belonged to a function that is gone.
-		Runtimes: n.pool.Expect,
-		Removed:  n.pool.Retire,
-	})
-	if err != nil {
-		return nil, err
-	}
-	n.onClose("gate", func(context.Context) error { n.gate.Close(); return nil })
-	metrics = newMetrics(cfg.Version, n.pool, n.gate)
+	// Spine 1: calls. The sandbox and the interpreters have to be looked for,
+	// which takes longer than all the rest, so that goes on in the background;
+	// a call that comes before it is done waits for it.
+	metrics := newMetrics(cfg.Version)
 	traces, err := openTracer(ctx, cfg.OTLPEndpoint, cfg.Version, n.ca.id(), log)
 	if err != nil {
 		return nil, err
 	}
 	n.onClose("traces", traces.close)
-	invoker := invoke.New(invoke.Config{
-		Gate: n.gate, Pool: n.pool, Evidence: n.record, Log: logs.Write,
-		Observe: func(o invoke.Observation) { metrics.observe(o); traces.observe(o) },
-	})
+	n.calls.up = make(chan struct{})
+	go n.openCalls(spine{rules: rules, packages: packages, changes: changes, logs: logs, metrics: metrics, traces: traces})
+	n.onClose("calls", func(context.Context) error { return n.calls.close() })
 
 	// The edges.
 	authorize := func(ctx context.Context, p bawn.Principal, action string) error {
 		return n.authorize(ctx, rules, p, action)
 	}
-	control := api.New(api.Config{
-		Control: changes, Invoker: invoker, Keys: n.keys, Log: log, Now: time.Now, Stopping: n.stopping,
-		Status: n.status, Inspect: n.pool.Inspect, Authorize: authorize, Refused: n.refused,
-		Doctor: func() api.Doctor { return examine(driver, runtimes) },
-		Extra:  map[string]http.Handler{"GET /metrics": metrics.handler()},
+	handler := api.New(api.Config{
+		Control: changes, Keys: n.keys, Log: log, Now: time.Now, Stopping: n.stopping,
+		Status: n.status, Invoker: n.invoker, Inspect: n.inspect, Doctor: n.doctor,
+		Authorize: authorize, Refused: n.refused, Flush: logs.Flush,
+		Extra: map[string]http.Handler{"GET /metrics": metrics.handler()},
 	})
-	calls := traces.wrap(trigger.NewHTTP(trigger.HTTPConfig{Invoker: invoker, Errors: log}))
 
 	if err := n.record.Append(ctx, n.event("start", "ok", map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String()})); err != nil {
 		return nil, err
@@ -217,8 +182,8 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if _, err := cert.get(nil); err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInternal, "node.ca", "no certificate can be made")
 	}
-	n.public = serve("public", public, cert, calls, log)
-	n.admin = serve("admin", admin, cert, control, log)
+	n.public = serve("public", public, cert, traces.wrap(http.HandlerFunc(n.serveCall)), log)
+	n.admin = serve("admin", admin, cert, handler, log)
 	n.onClose("drain", n.drain)
 
 	if err := n.writeContext(ctx); err != nil {
@@ -235,12 +200,12 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 func (n *Node) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
 	defer cancel()
-	n.gate.Drain()
+	n.calls.drain()
 	var wg sync.WaitGroup
 	wg.Go(func() { n.public.shutdown(ctx) })
 	wg.Go(func() { n.admin.shutdown(ctx) })
 	wg.Wait()
-	return n.pool.Drain(ctx)
+	return n.calls.wait(ctx)
 }
 
 // Close stops the node: calls that run may end within the drain time, then
@@ -280,6 +245,8 @@ func (n *Node) Wait() error {
 	select {
 	case <-n.gone:
 		return nil
+	case err := <-n.calls.failed():
+		return err
 	case <-n.public.done:
 		return failed(n.public)
 	case <-n.admin.done:
@@ -327,15 +294,6 @@ func (n *Node) status() api.Status {
 		s.Message = "it is starting"
 	}
 	return s
-}
-
-// examine reports what the host can enforce and run.
-func examine(d sandbox.Driver, runtimes []interior.Definition) api.Doctor {
-	doc := api.Doctor{Capabilities: d.Probe()}
-	for _, r := range runtimes {
-		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
-	}
-	return doc
 }
 
 // authorize asks the policy whether p may look at the node itself.

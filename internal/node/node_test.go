@@ -268,6 +268,9 @@ func TestMetricsNeedTheRightToRead(t *testing.T) {
 	if code, _ := get(bawn.RoleInvoker); code != 403 {
 		t.Errorf("an invoker: %d", code)
 	}
+	if err := n.calls.ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	code, body := get(bawn.RoleViewer)
 	for _, want := range []string{"bawn_build_info{", "bawn_sandboxes ", "bawn_cold_starts_total ", "go_goroutines "} {
 		if code != 200 || !strings.Contains(body, want) {

@@ -1,0 +1,169 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/api"
+	"bawn.dev/bawn/internal/control"
+	"bawn.dev/bawn/internal/deploy"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/ingress"
+	"bawn.dev/bawn/internal/interior"
+	"bawn.dev/bawn/internal/invoke"
+	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/trigger"
+)
+
+// spine is what the way of a call stands on.
+type spine struct {
+	rules    *policy.Engine
+	packages *deploy.Gate
+	changes  *control.Control
+	logs     *evidence.Logs
+	metrics  *metrics
+	traces   *tracer
+}
+
+// calls is the way of a call, which comes up after the node answers. Its fields
+// may be read once up is closed, and if err is nil.
+type calls struct {
+	up       chan struct{}
+	err      error
+	driver   sandbox.Driver
+	runtimes []interior.Definition
+	pool     *interior.Pool
+	gate     *ingress.Gate
+	invoker  *invoke.Invoker
+	trigger  http.Handler
+}
+
+// openCalls ties the parts of a call's way together: the interior runs calls,
+// ingress lets them in, invoke tells the story, the trigger brings them.
+func (n *Node) openCalls(s spine) {
+	c, log := &n.calls, n.cfg.Log
+	defer close(c.up)
+	// Both wait for other processes.
+	var looking sync.WaitGroup
+	looking.Go(func() { c.driver = openDriver(n.cfg.Data, n.ca.id(), log) })
+	looking.Go(func() { c.runtimes = findRuntimes(n.stopping, log) })
+	looking.Wait()
+	c.pool = interior.NewPool(interior.Config{
+		Driver: c.driver, Definitions: c.runtimes,
+		// Upwards: an instance's code comes from the gate of packages, which
+		// verifies it at every start, and what a sandbox stopped becomes evidence.
+		CodePath: s.packages.Path, Record: n.record.Append, Log: s.logs.Write,
+		Errors: log, Warm: n.cfg.Warm,
+	})
+	gate, err := ingress.Open(n.stopping, ingress.Config{
+		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Keys: n.keys, Policy: s.rules,
+		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
+		// let go of what belonged to a function that is gone.
+		Runtimes: c.pool.Expect,
+		Removed: func(tenant, function string) {
+			c.pool.Retire(tenant, function)
+			s.metrics.forget(tenant, function)
+		},
+	})
+	if err != nil {
+		if c.err = err; n.stopping.Err() == nil {
+			log.Error("calls cannot be served", "error", err)
+		}
+		return
+	}
+	c.gate = gate
+	s.metrics.follow(c.pool, gate)
+	c.invoker = invoke.New(invoke.Config{
+		Gate: gate, Pool: c.pool, Evidence: n.record, Log: s.logs.Write,
+		Observe: func(o invoke.Observation) { s.metrics.observe(o); s.traces.observe(o) },
+	})
+	c.trigger = trigger.NewHTTP(trigger.HTTPConfig{Invoker: c.invoker, Errors: log})
+	log.Debug("calls are served")
+}
+
+// ready waits until calls can be served.
+func (c *calls) ready(ctx context.Context) error {
+	select {
+	case <-c.up:
+		return c.err
+	case <-ctx.Done():
+		return bawn.Wrap(ctx.Err(), bawn.CodeUnavailable, "node.calls", "the node was still starting").WithFix("try again")
+	}
+}
+
+// drain refuses new calls.
+func (c *calls) drain() {
+	<-c.up
+	if c.gate != nil {
+		c.gate.Drain()
+	}
+}
+
+// wait waits until no call runs, or ctx ends.
+func (c *calls) wait(ctx context.Context) error {
+	<-c.up
+	return c.pool.Drain(ctx)
+}
+
+// close ends every sandbox.
+func (c *calls) close() error {
+	<-c.up
+	if c.gate != nil {
+		c.gate.Close()
+	}
+	c.pool.Close()
+	return c.driver.Close()
+}
+
+// failed delivers why calls cannot be served, if they cannot.
+func (c *calls) failed() <-chan error {
+	failed := make(chan error, 1)
+	go func() {
+		if <-c.up; c.err != nil && !errors.Is(c.err, context.Canceled) {
+			failed <- c.err
+		}
+	}()
+	return failed
+}
+
+// serveCall serves a request on the public listener.
+func (n *Node) serveCall(w http.ResponseWriter, r *http.Request) {
+	if err := n.calls.ready(r.Context()); err != nil {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, `{"message":"Service Unavailable"}`, http.StatusServiceUnavailable)
+		return
+	}
+	n.calls.trigger.ServeHTTP(w, r)
+}
+
+// invoker is an api.Config.Invoker.
+func (n *Node) invoker(ctx context.Context) (*invoke.Invoker, error) {
+	if err := n.calls.ready(ctx); err != nil {
+		return nil, err
+	}
+	return n.calls.invoker, nil
+}
+
+// inspect is an api.Config.Inspect.
+func (n *Node) inspect(ctx context.Context, v *bawn.Version) ([]bawn.Instance, error) {
+	if err := n.calls.ready(ctx); err != nil {
+		return nil, err
+	}
+	return n.calls.pool.Inspect(ctx, v)
+}
+
+// doctor is an api.Config.Doctor.
+func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
+	if err := n.calls.ready(ctx); err != nil {
+		return api.Doctor{}, err
+	}
+	doc := api.Doctor{Capabilities: n.calls.driver.Probe()}
+	for _, r := range n.calls.runtimes {
+		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
+	}
+	return doc, nil
+}
