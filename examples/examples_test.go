@@ -1,21 +1,33 @@
-// Package examples holds no code, only the test that every example's manifest
-// deploys as it stands.
+// Package examples holds no code, only the tests that every example deploys as
+// it stands and answers as its try.sh says.
 package examples
 
 import (
+	"bytes"
+	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/bawntest"
+	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/manifest"
 )
 
-func TestManifestsCompile(t *testing.T) {
-	files, err := filepath.Glob("*/bawn.yaml")
-	if err != nil || len(files) < 6 {
-		t.Fatalf("found %d manifests, %v; want at least 6", len(files), err)
+// all reads the manifests, by the folder they are in.
+func all(t *testing.T) map[string]*manifest.File {
+	t.Helper()
+	names, err := filepath.Glob("*/bawn.yaml")
+	if err != nil || len(names) < 6 {
+		t.Fatalf("found %d manifests, %v; want at least 6", len(names), err)
 	}
-	for _, name := range files {
+	files := map[string]*manifest.File{}
+	for _, name := range names {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -25,15 +37,119 @@ func TestManifestsCompile(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		for fn, spec := range f.Functions {
-			if _, err := manifest.Compile(fn, spec); err != nil {
-				t.Errorf("%s: %s: %v", name, fn, err)
+		files[filepath.Dir(name)] = f
+	}
+	return files
+}
+
+func TestManifestsCompile(t *testing.T) {
+	for dir, f := range all(t) {
+		for name, spec := range f.Functions {
+			if _, err := manifest.Compile(name, spec); err != nil {
+				t.Errorf("%s: %s: %v", dir, name, err)
 			}
 		}
-		for _, beside := range []string{"README.md", "try.sh"} {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(name), beside)); err != nil {
-				t.Errorf("%s has no %s", filepath.Dir(name), beside)
+		if _, err := os.Stat(filepath.Join(dir, "README.md")); err != nil {
+			t.Errorf("%s has no README.md", dir)
+		}
+	}
+}
+
+// TestExamplesAnswer deploys every example to a node and runs its try.sh.
+func TestExamplesAnswer(t *testing.T) {
+	n := bawntest.NewNode(t)
+	n.NeedSandbox()
+	python, js := n.NeedRuntime(bawntest.Pythons()...), n.NeedRuntime(bawntest.Nodes()...)
+	env := append(os.Environ(),
+		"BAWN_PUBLIC="+n.Context.Public,
+		"BAWN_CA="+filepath.Join(n.Data, "ca.pem"),
+		"BAWN_KEY="+n.MustKey(bawn.RoleInvoker))
+	for dir, f := range all(t) {
+		t.Run(dir, func(t *testing.T) {
+			for name, spec := range f.Functions {
+				// The manifests name the interpreters of Debian 12.
+				switch spec.Runtime.Family() {
+				case "python":
+					spec.Runtime = python
+				case "nodejs":
+					spec.Runtime = js
+				case "wasm":
+					n.NeedRuntime(bawn.Wasm)
+				}
+				deploy(t, n, name, spec, code(t, dir, spec))
 			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "sh", filepath.Join(dir, "try.sh"))
+			cmd.Env = env
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("try.sh: %v\n%s", err, out)
+			}
+			if dir == "intruder" {
+				recorded(t, n)
+			}
+		})
+	}
+}
+
+// code returns the folder to pack, after building what is in Go.
+func code(t *testing.T, dir string, spec manifest.Function) string {
+	t.Helper()
+	if spec.CodePath() != "build" {
+		return filepath.Join(dir, spec.CodePath())
+	}
+	build := t.TempDir()
+	name, env := "bootstrap", []string{"CGO_ENABLED=0"}
+	if spec.Runtime == bawn.Wasm {
+		name, env = spec.Handler, []string{"GOOS=wasip1", "GOARCH=wasm"}
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "lambda.norpc", "-o", filepath.Join(build, name), "./"+dir)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return build
+}
+
+func deploy(t *testing.T, n *bawntest.Node, name string, spec manifest.Function, src string) {
+	t.Helper()
+	var pkg bytes.Buffer
+	info, err := manifest.Pack(src, &pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.PutArtifact(t.Context(), info.Digest, info.Size, &pkg); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Deploy(t.Context(), name, spec, info.Digest, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// recorded checks that the evidence names what the intruder tried, one of each
+// kind, with its arguments.
+func recorded(t *testing.T, n *bawntest.Node) {
+	t.Helper()
+	var seen []bawn.Record
+	err := n.Events(t.Context(), client.EventQuery{Function: "intruder", Kinds: []bawn.RecordKind{bawn.KindBlocked}}, func(r bawn.Record) error {
+		seen = append(seen, r)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct{ action, control, args string }{
+		{"execve", "B7", "/bin/sh -c echo ran"},
+		{"mount", "B2", "/var/task"},
+		{"bpf", "B2", ""},
+		{"ptrace", "B2", ""},
+	} {
+		if !slices.ContainsFunc(seen, func(r bawn.Record) bool {
+			return r.Action == want.action && r.Control == want.control && r.Version == 1 && r.Invocation != "" &&
+				strings.Contains(r.Detail["args"], want.args)
+		}) {
+			t.Errorf("no record of %s (%s) with %q among %d", want.action, want.control, want.args, len(seen))
 		}
 	}
 }
