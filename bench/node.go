@@ -158,26 +158,31 @@ type interpreter struct {
 
 func (i interpreter) String() string { return filepath.Base(i.path) + " " + strings.Join(i.bare, " ") }
 
-// interpreters asks the node what it runs functions with, one of each family.
+// interpreters asks the node what it runs functions with, one of each family. A
+// node is ready before it has found them all.
 func (n *node) interpreters() (python, js interpreter, err error) {
-	d, err := n.api.Doctor(context.Background())
-	if err != nil {
-		return
-	}
-	for _, r := range d.Runtimes {
-		path, _, _ := strings.Cut(r.Found, " ")
-		switch family := r.Runtime.Family(); {
-		case path == "":
-		case family == "python" && python.path == "":
-			python = interpreter{r.Runtime, path, []string{"-c", "pass"}}
-		case family == "nodejs" && js.path == "":
-			js = interpreter{r.Runtime, path, []string{"-e", "0"}}
+	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		d, err := n.api.Doctor(context.Background())
+		if err != nil {
+			return python, js, err
+		}
+		for _, r := range d.Runtimes {
+			path, _, _ := strings.Cut(r.Found, " ")
+			switch family := r.Runtime.Family(); {
+			case path == "":
+			case family == "python" && python.path == "":
+				python = interpreter{r.Runtime, path, []string{"-c", "pass"}}
+			case family == "nodejs" && js.path == "":
+				js = interpreter{r.Runtime, path, []string{"-e", "0"}}
+			}
+		}
+		if python.path != "" && js.path != "" {
+			return python, js, nil
+		}
+		if time.Since(begin) > 15*time.Second {
+			return python, js, errors.New("the node found no Python or no Node.js; make setup installs them")
 		}
 	}
-	if python.path == "" || js.path == "" {
-		err = errors.New("the node found no Python or no Node.js; make setup installs them")
-	}
-	return
 }
 
 // start runs the interpreter once, to its end, with an empty environment.
