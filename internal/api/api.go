@@ -9,6 +9,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -243,10 +244,30 @@ func (a *api) routed(mux *http.ServeMux) http.Handler {
 				WithFix("docs/limits.md lists every limit")).write(w)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
-		http.NewResponseController(w).SetReadDeadline(a.Now().Add(wait))
+		if r.Body != nil && r.Body != http.NoBody {
+			rc := http.NewResponseController(w)
+			rc.SetReadDeadline(a.Now().Add(wait))
+			r.Body = &timedBody{http.MaxBytesReader(w, r.Body, limit), rc}
+		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// timedBody takes the read deadline back once the body is there. The server
+// goes on reading to notice when the caller hangs up, and would take a deadline
+// that passes for that: a long call would be cut.
+type timedBody struct {
+	io.ReadCloser
+	rc *http.ResponseController
+}
+
+// Read reads the body.
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
 }
 
 // method keeps a request's method from carrying anything else into a message.

@@ -32,13 +32,16 @@ Making sandboxes needs root.
 
 SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`,
 		Example: `  bawn up
-  bawn up --data /srv/bawn --public 0.0.0.0:443 --admin 127.0.0.1:8444
+  bawn up --data /srv/bawn --public 0.0.0.0:443 --admin 127.0.0.1:8444 --name fn.example.org
   ` + client.ContextEnv + `=./context.json bawn up --data ./data --public 127.0.0.1:0 --admin 127.0.0.1:0`,
 		Args: cobra.NoArgs,
 		RunE: runE(func(cmd *cobra.Command, _ []string) error {
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
 				return usagef("--log-level %q: want debug, info, warn or error", logLevel)
+			}
+			if a.outTTY && !cmd.Flags().Changed("log-level") {
+				level = slog.LevelWarn // the banner says what matters at a terminal
 			}
 			opts := &slog.HandlerOptions{Level: level}
 			switch logFormat {
@@ -71,10 +74,11 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringVar(&cfg.Admin, "admin", node.DefaultAdmin, "the address of the control API")
 	f.StringVar(&cfg.OTLPEndpoint, "otlp", "", "send traces to this OTLP/HTTP endpoint (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
 	f.IntVar(&cfg.Warm, "warm", 0, "warm sandboxes to keep for each runtime in use: more for bursts, fewer for memory (0: 4; -1: none)")
+	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
 	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")
-	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error")
+	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error (at a terminal: warn)")
 	c.MarkFlagDirname("data")
 	return c
 }

@@ -284,6 +284,21 @@ func hostNames(listen ...string) []string {
 	return names
 }
 
+// withNames adds the names that the operator gives.
+func withNames(hosts, names []string) ([]string, error) {
+	for _, h := range names {
+		if ip := net.ParseIP(h); ip != nil {
+			h = ip.String()
+		} else if h = strings.ToLower(h); !validDNS(h) {
+			return nil, bawn.Errorf(bawn.CodeInvalid, "node.ca", "%.80q is not a host name or an address", h).WithFix("give one with --name, such as fn.example.org, without port or scheme")
+		}
+		if !slices.Contains(hosts, h) {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts, nil
+}
+
 func validDNS(h string) bool {
 	return h != "" && len(h) <= 253 && !strings.HasPrefix(h, ".") &&
 		strings.Trim(strings.ToLower(h), "abcdefghijklmnopqrstuvwxyz0123456789-.") == ""

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -162,5 +163,17 @@ func TestHostNames(t *testing.T) {
 	}
 	if len(want) > 0 {
 		t.Errorf("lacks %v of %v", want, names)
+	}
+}
+
+func TestNamesOfTheOperator(t *testing.T) {
+	got, err := withNames([]string{"localhost"}, []string{"Fn.Example.org", "192.0.2.9", "localhost"})
+	if want := []string{"localhost", "fn.example.org", "192.0.2.9"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", "https://x", "a:1", "*.example.org", "a b"} {
+		if _, err := withNames(nil, []string{bad}); bawn.ErrorCode(err) != bawn.CodeInvalid {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 }

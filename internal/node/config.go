@@ -27,6 +27,7 @@ type Config struct {
 	Public string // address for calls: [DefaultPublic]
 	Admin  string // address of the control API: [DefaultAdmin]
 
+	Names        []string      // further host names and addresses for the certificate
 	ContextFile  string        // where to write the context of the first administrator; empty: nowhere
 	ForceContext bool          // replace a context file that belongs to another node
 	DrainTimeout time.Duration // for running calls to end at [Node.Close]: [DefaultDrain]

@@ -106,7 +106,10 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.onClose("admin address", func(context.Context) error { return ignoreClosed(admin.Close()) })
-	hosts := hostNames(cfg.Public, cfg.Admin)
+	hosts, err := withNames(hostNames(cfg.Public, cfg.Admin), cfg.Names)
+	if err != nil {
+		return nil, err
+	}
 	if n.ca, err = openAuthority(data, hosts, time.Now()); err != nil {
 		return nil, err
 	}
