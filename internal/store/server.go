@@ -385,7 +385,11 @@ func LockDir(dir string) (release func() error, err error) {
 		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be written to").
 			WithFix("free some space on its file system")
 	}
-	return f.Close, nil
+	return func() error {
+		// Closing alone would leave the lock to a process that was forked a moment
+		// ago and still has a copy of the descriptor.
+		return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+	}, nil
 }
 
 // serverLog brings the embedded server's lines into Bawn's log. Its notices
