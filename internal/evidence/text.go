@@ -23,7 +23,7 @@ const (
 // of direction, and bytes that are not UTF-8. Text of what people and programs
 // usually write comes back as it is.
 func clean(s string, max int, lines bool) string {
-	if len(s) <= max && plain(s) {
+	if len(s) <= max && plain(s, lines) {
 		return s
 	}
 	mark := ""
@@ -47,8 +47,10 @@ func clean(s string, max int, lines bool) string {
 			fmt.Fprintf(&b, `\x%02x`, s[i])
 		case lines && (r == '\n' || r == '\t'):
 			b.WriteRune(r)
-		case r < 0x80 && unicode.IsControl(r):
+		case r < 0x20 || r == 0x7f:
 			fmt.Fprintf(&b, `\x%02x`, r)
+		case r < 0x80:
+			b.WriteByte(s[i])
 		case unicode.In(r, unicode.Cc, unicode.Bidi_Control, unicode.Zl, unicode.Zp) || r == '\ufeff' || r == '\u200b' || r >= 0xe0000 && r <= 0xe007f:
 			fmt.Fprintf(&b, `\u{%x}`, r)
 		default:
@@ -59,10 +61,11 @@ func clean(s string, max int, lines bool) string {
 	return b.String() + mark
 }
 
-// plain reports whether s is printable ASCII, which needs no work.
-func plain(s string) bool {
+// plain reports whether s is printable ASCII, with line ends and tabs if lines
+// is set, which needs no work.
+func plain(s string, lines bool) bool {
 	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
+		if (s[i] < 0x20 || s[i] > 0x7e) && (!lines || s[i] != '\n' && s[i] != '\t') {
 			return false
 		}
 	}
