@@ -151,8 +151,13 @@ func (b *bench) run(output string) (err error) {
 		os.RemoveAll(b.dir)
 		os.Exit(130)
 	}()
+	before := load()
 	if !b.quiet {
-		fmt.Printf("%s, %d cores, %s; %d rounds\n\n", runtime.Version(), runtime.NumCPU(), kernel(), b.rounds)
+		fmt.Printf("%s, %d cores, %s; %d rounds\n", runtime.Version(), runtime.NumCPU(), kernel(), b.rounds)
+		if before > float64(runtime.NumCPU())/2 {
+			fmt.Printf("The load average is %s before this begins: other programs run, and ratios against a\nsingle process look worse than they are.\n", number(before))
+		}
+		fmt.Println()
 		fmt.Printf("%-44s %12s %12s %8s %15s %8s\n", "", "bawn", "baseline", "ratio", "of the rounds", "goal")
 	}
 	for _, m := range b.measurements() {
@@ -166,7 +171,7 @@ func (b *bench) run(output string) (err error) {
 	}
 	if output == "json" {
 		return json.NewEncoder(os.Stdout).Encode(map[string]any{
-			"go": runtime.Version(), "cores": runtime.NumCPU(), "kernel": kernel(), "rounds": b.rounds, "results": b.results,
+			"go": runtime.Version(), "cores": runtime.NumCPU(), "kernel": kernel(), "load": before, "rounds": b.rounds, "results": b.results,
 		})
 	}
 	missed := 0
@@ -252,6 +257,14 @@ func number(v float64) string {
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// load returns the host's load average over a minute, 0 where it is not told.
+func load() float64 {
+	b, _ := os.ReadFile("/proc/loadavg")
+	var l float64
+	fmt.Sscan(string(b), &l)
+	return l
+}
 
 func kernel() string {
 	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
