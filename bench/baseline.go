@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -44,7 +45,8 @@ func serveBaseline(kind, addr, to string) error {
 		return err
 	}
 	a := announce{URL: "http://" + ln.Addr().String()}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	quiet := log.New(io.Discard, "", 0) // connections that the load just closes are no news
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: quiet}
 	switch kind {
 	case "bare", "upstream":
 	case "proxy":
@@ -53,7 +55,8 @@ func serveBaseline(kind, addr, to string) error {
 			return err
 		}
 		srv.Handler = &httputil.ReverseProxy{
-			Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u); r.SetXForwarded() },
+			ErrorLog: quiet,
+			Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(u); r.SetXForwarded() },
 			// Its default of two idle connections would make it slower than it is.
 			Transport: &http.Transport{MaxIdleConns: 256, MaxIdleConnsPerHost: 256, DisableCompression: true},
 		}
