@@ -15,14 +15,15 @@ import (
 // Status says how a node is.
 type Status struct {
 	Ready   bool      `json:"ready"`
-	Version string    `json:"version"`
-	Node    string    `json:"node"`
-	Public  string    `json:"public"`
-	Started time.Time `json:"started"`
 	Message string    `json:"message,omitempty"` // why it is not ready
+	Version string    `json:"version,omitempty"` // only told to a good key, as all below
+	Node    string    `json:"node,omitempty"`
+	Public  string    `json:"public,omitempty"`
+	Started time.Time `json:"started,omitzero"`
 }
 
-// Status asks how the node is. It needs no key.
+// Status asks how the node is. Without a good key it only hears whether the
+// node is ready.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
 	var s Status
 	return &s, c.do(ctx, request{method: http.MethodGet, path: "/v1/status"}, &s)

@@ -35,8 +35,8 @@ type Config struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 
-	// Status says how the node is. It is asked without a credential and must
-	// hold nothing that a stranger may not know.
+	// Status says how the node is. It is asked without a credential too; then
+	// only Ready and Message are told.
 	Status func() Status
 	// Invoker returns what runs calls. It waits while the node is starting, as do
 	// Doctor and Inspect.
@@ -195,11 +195,15 @@ func (a *api) identified(next http.Handler) http.Handler {
 func (a *api) authenticated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		source, _, _ := net.SplitHostPort(r.RemoteAddr)
+		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		if r.URL.Path == "/v1/status" {
-			next.ServeHTTP(w, r)
+			ctx := r.Context()
+			if p, err := a.Keys.Authenticate(bearer); err == nil {
+				ctx = context.WithValue(ctx, keyPrincipal, caller{p, bearer, source})
+			}
+			next.ServeHTTP(w, r.WithContext(ctx))
 			return
 		}
-		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		if !strings.EqualFold(scheme, "Bearer") || bearer == "" {
 			a.Refused(r.Context(), source, "no key")
 			a.problem(r.Context(), bawn.Errorf(bawn.CodeUnauthenticated, "api", "this needs a key").

@@ -138,8 +138,12 @@ func TestAuthorisationMatrix(t *testing.T) {
 	n.MustDeploy("known", map[string]any{"runtime": "python3.11", "handler": "app.handler"}, map[string]string{"app.py": "def handler(e, c): pass\n"})
 	for _, r := range everyRoute(t) {
 		if r.path == "/v1/status" {
-			if res, _ := call(t, n, "", r.method, r.path, ""); res.StatusCode != 200 {
-				t.Errorf("the status asks for a key: %d", res.StatusCode)
+			for who, key := range keys {
+				res, body := call(t, n, key, r.method, r.path, "")
+				known := who != "" && who != "wrong"
+				if res.StatusCode != 200 || !strings.Contains(body, `"ready":true`) || strings.Contains(body, "version") != known {
+					t.Errorf("%s: the status says %d %s", who, res.StatusCode, body)
+				}
 			}
 			continue
 		}

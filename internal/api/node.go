@@ -7,20 +7,24 @@ import (
 	"bawn.dev/bawn"
 )
 
-// Status says how a node is.
+// Status says how a node is. A stranger hears whether it is ready, and no more.
 type Status struct {
 	Ready   bool      `json:"ready"`
-	Version string    `json:"version" doc:"of the program"`
-	Node    string    `json:"node" doc:"the node's id"`
-	Public  string    `json:"public" doc:"where calls go"`
-	Started time.Time `json:"started"`
 	Message string    `json:"message,omitempty" doc:"why it is not ready"`
+	Version string    `json:"version,omitempty" doc:"of the program; only with a key, as all below"`
+	Node    string    `json:"node,omitempty" doc:"the node's id"`
+	Public  string    `json:"public,omitempty" doc:"where calls go"`
+	Started time.Time `json:"started,omitzero"`
 }
 
 type statusOutput struct{ Body Status }
 
-func (a *api) status(context.Context, *none) (*statusOutput, error) {
-	return &statusOutput{a.Status()}, nil
+func (a *api) status(ctx context.Context, _ *none) (*statusOutput, error) {
+	s := a.Status()
+	if principal(ctx).Kind == bawn.Anonymous().Kind {
+		s = Status{Ready: s.Ready, Message: s.Message}
+	}
+	return &statusOutput{s}, nil
 }
 
 // Runtime is one runtime and whether the node has it.

@@ -33,8 +33,13 @@ func newStatus(a *app) *cobra.Command {
 				if !s.Ready {
 					state = a.paint(33, "not ready") + ": " + clean(s.Message)
 				}
-				a.printf("%s\n  admin    %s\n  public   %s\n  node     %s\n  version  %s\n  started  %s\n",
-					state, clean(c.URL()), clean(s.Public), clean(s.Node), clean(s.Version), a.ago(s.Started))
+				a.printf("%s\n  admin    %s\n", state, clean(c.URL()))
+				if s.Node == "" {
+					a.notef("The node does not know the key of this context, so it says no more.\n")
+				} else {
+					a.printf("  public   %s\n  node     %s\n  version  %s\n  started  %s\n",
+						clean(s.Public), clean(s.Node), clean(s.Version), a.ago(s.Started))
+				}
 			}
 			if !s.Ready {
 				return &silentError{exitUnavailable}
