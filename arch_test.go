@@ -29,8 +29,9 @@ internal/manifest: .
 internal/sandbox: .
 internal/store: .
 
-internal/sandbox/linux: . internal/sandbox internal/sandbox/linux/wire
-internal/sandbox/linux/wire:
+internal/sandbox/linux: . internal/sandbox internal/sandbox/linux/cgroup internal/sandbox/linux/wire
+internal/sandbox/linux/cgroup:
+internal/sandbox/linux/wire: internal/sandbox/linux/cgroup
 internal/sandbox/sandboxtest: . internal/sandbox
 internal/sandbox/sandboxtest/actor:
 
@@ -54,7 +55,7 @@ internal/cli: . client internal/manifest internal/node
 bawntest: . client internal/node
 
 cmd/bawn: internal/cli
-cmd/bawn-sandbox: internal/sandbox/linux/wire
+cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/wire
 cmd/bawn-wasm:
 
 bench: . client
@@ -234,6 +235,7 @@ func pass(t *testing.T, doors map[string][]string, used map[string]bool, name, p
 // the standard library.
 const helperLinks = `
 bawn.dev/bawn/cmd/bawn-sandbox
+bawn.dev/bawn/internal/sandbox/linux/cgroup
 bawn.dev/bawn/internal/sandbox/linux/wire
 github.com/landlock-lsm/go-landlock/landlock
 github.com/landlock-lsm/go-landlock/landlock/internal

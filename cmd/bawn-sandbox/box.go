@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bawn.dev/bawn/internal/sandbox/linux/cgroup"
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
@@ -23,7 +24,7 @@ type box struct {
 	pidfd int    // 0 before clone
 	share string // the folder through which code arrives
 	ctl   *wire.Conn
-	group *group
+	group *cgroup.Group
 	gone  chan struct{} // closed when nothing is left
 
 	notify int // seccomp listener
@@ -79,8 +80,8 @@ func (b *box) abandon() {
 
 func (b *box) kill() {
 	unix.PidfdSendSignal(b.pidfd, unix.SIGKILL, nil, 0)
-	if b.group != nil && b.group.frozen() {
-		b.group.freeze(false) // a frozen process does not even die
+	if b.group != nil && b.group.Frozen() {
+		b.group.Freeze(false) // a frozen process does not even die
 	}
 }
 
@@ -95,8 +96,8 @@ func (b *box) reap() {
 // clear removes what the kernel does not remove by itself.
 func (b *box) clear() {
 	if b.group != nil {
-		b.exit.OOM = b.group.oomKills() > 0
-		if err := b.group.remove(); err != nil {
+		b.exit.OOM = b.group.OOMKills() > 0
+		if err := b.group.Remove(); err != nil {
 			os.Stderr.WriteString("bawn-sandbox: " + err.Error() + "\n")
 		}
 	}
@@ -175,7 +176,7 @@ func (b *box) exec(e *wire.Exec) error {
 func childOf(pid int) int {
 	tasks, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
 	for _, t := range tasks {
-		list := read("/proc/"+strconv.Itoa(pid)+"/task/"+t.Name(), "children")
+		list := readAll("/proc/" + strconv.Itoa(pid) + "/task/" + t.Name() + "/children")
 		var child int
 		if _, err := fmt.Sscan(list, &child); err == nil {
 			return child
@@ -233,7 +234,7 @@ func listenTCP(port int) (int, error) {
 }
 
 // defaultTmp is the size that init gives /tmp.
-const defaultTmp = 16 << 20
+const defaultTmp = 64 << 20
 
 // openTmp keeps a handle on the sandbox's /tmp, to size it at attach.
 func (b *box) openTmp() (err error) {

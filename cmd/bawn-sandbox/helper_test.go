@@ -1,80 +1,12 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
-
-// fakeGroup makes a folder with the files of a cgroup, because no host has
-// both versions. It shows what is written where, not what a kernel makes of it.
-func fakeGroup(t *testing.T, dir string, files map[string]string) {
-	t.Helper()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func TestCgroupV2Layout(t *testing.T) {
-	base := t.TempDir()
-	fakeGroup(t, base, map[string]string{
-		"cgroup.controllers": "cpuset cpu io memory pids\n", "cgroup.type": "domain\n", "cgroup.procs": "", "cgroup.subtree_control": "",
-	})
-	root := filepath.Join(base, "bawn-node")
-	fakeGroup(t, root, map[string]string{"cgroup.subtree_control": ""})
-	fakeGroup(t, filepath.Join(base, "bawn-server"), map[string]string{"cgroup.procs": ""})
-	c := &cgroups{v2: true, roots: map[string]string{}}
-	missing, err := c.enterV2(base, "node")
-	if err != nil || len(missing) > 0 {
-		t.Fatalf("missing %v, %v", missing, err)
-	}
-	for _, dir := range []string{base, root} {
-		if got, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control")); string(got) != "+memory +cpu +pids" {
-			t.Errorf("%s hands down %q", dir, got)
-		}
-	}
-	box := filepath.Join(root, "box")
-	fakeGroup(t, box, map[string]string{
-		"memory.max": "", "memory.swap.max": "", "memory.oom.group": "", "cpu.max": "", "pids.max": "", "cgroup.freeze": "",
-		"cpu.stat": "usage_usec 1500\nuser_usec 1000\n", "memory.current": "4096\n", "memory.peak": "8192\n",
-		"memory.events": "low 0\noom 2\noom_kill 1\n", "pids.current": "3\n", "cgroup.events": "populated 1\nfrozen 1\n",
-	})
-	g := &group{c, "box"}
-	if err := g.limit(&wire.Attach{Memory: 1 << 20, CPU: 0.25, PIDs: 10}); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.freeze(true); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{
-		"memory.max": "1048576", "memory.swap.max": "0", "memory.oom.group": "1", "cpu.max": "25000 100000", "pids.max": "22", "cgroup.freeze": "1",
-	} {
-		if got, _ := os.ReadFile(filepath.Join(box, name)); string(got) != want {
-			t.Errorf("%s is %q, want %q", name, got, want)
-		}
-	}
-	want := wire.Stats{CPU: 1_500_000, Memory: 4096, MaxMemory: 8192, OOMKills: 1, PIDs: 3}
-	if got := g.stats(); got != want {
-		t.Errorf("stats %+v, want %+v", got, want)
-	}
-	if !g.frozen() {
-		t.Error("not frozen")
-	}
-	c = &cgroups{v2: true, roots: map[string]string{}}
-	fakeGroup(t, base, map[string]string{"cgroup.controllers": "cpu\n"})
-	if missing, _ := c.enterV2(base, "node"); strings.Join(missing, " ") != "memory pids" {
-		t.Errorf("missing %v", missing)
-	}
-}
 
 func TestLimiter(t *testing.T) {
 	var l limiter

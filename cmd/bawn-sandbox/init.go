@@ -122,7 +122,7 @@ func enterRoot(s *wire.Setup) error {
 	}{
 		{s.Root, root, "", unix.MS_BIND, ""},
 		{"proc", root + "/proc", "proc", quiet, ""},
-		{"tmp", root + "/tmp", "tmpfs", quiet, "mode=1777,size=16m,nr_inodes=64k"},
+		{"tmp", root + "/tmp", "tmpfs", quiet, "mode=1777,size=64m,nr_inodes=64k"},
 		{s.Dev, root + "/dev", "", unix.MS_BIND, ""},
 		{s.Share, root + "/var/task", "", unix.MS_BIND, ""},
 	}

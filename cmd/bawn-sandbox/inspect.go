@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,10 +60,9 @@ func (s *spawner) inspect(b *box) []wire.Fact {
 	dev := netDevices(readAll(proc + "/net/dev"))
 	add("C1", "network devices", strings.Join(dev, " "), proc+"/net/dev", len(dev) == 1 && dev[0] == "lo")
 
-	if b.group.c.v2 {
-		d := b.group.dir("")
+	if b.group.V2 {
 		fact := func(control, name, file string) {
-			v := strings.TrimSpace(read(d, file))
+			v := b.group.Read("", file)
 			add(control, name, v, "cgroup "+file, v != "" && !strings.HasPrefix(v, "max"))
 		}
 		fact("B5", "memory limit (bytes)", "memory.max")
@@ -70,7 +70,7 @@ func (s *spawner) inspect(b *box) []wire.Fact {
 		fact("B5", "process limit", "pids.max")
 	} else {
 		fact := func(name, controller, file string) {
-			v := strings.TrimSpace(read(b.group.dir(controller), file))
+			v := b.group.Read(controller, file)
 			add("B5", name, v, "cgroup "+controller+" "+file, v != "" && v != "max" && v != "-1")
 		}
 		fact("memory limit (bytes)", "memory", "memory.limit_in_bytes")
@@ -185,10 +185,10 @@ func (s *spawner) probe() *wire.Probe {
 	add("overlay with the new mount calls", "B4", err == nil, true, describeErr(err, "kernel "+kernel), "use Linux 6.6 or newer and load the overlay module")
 	add("Landlock", "B4", s.landlock >= 3, true, "version "+strconv.Itoa(s.landlock), "boot with lsm=landlock,… on Linux 6.2 or newer")
 	actions := readAll("/proc/sys/kernel/seccomp/actions_avail")
-	add("seccomp filters", "B2", hasWord(actions, "errno"), true, strings.TrimSpace(actions), "use a kernel with CONFIG_SECCOMP_FILTER")
-	add("seccomp user notification", "B7", hasWord(actions, "user_notif"), true, "needed to refuse and report exec", "use Linux 6.0 or newer")
+	add("seccomp filters", "B2", slices.Contains(strings.Fields(actions), "errno"), true, strings.TrimSpace(actions), "use a kernel with CONFIG_SECCOMP_FILTER")
+	add("seccomp user notification", "B7", slices.Contains(strings.Fields(actions), "user_notif"), true, "needed to refuse and report exec", "use Linux 6.0 or newer")
 	version := "v1"
-	if s.cgroups.v2 {
+	if s.cgroups.V2 {
 		version = "v2"
 	}
 	missing := map[string]bool{}

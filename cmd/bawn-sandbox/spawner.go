@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bawn.dev/bawn/internal/sandbox/linux/cgroup"
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
@@ -20,7 +21,7 @@ import (
 type spawner struct {
 	server   *wire.Conn
 	base     string // the folder that its private mounts hang from
-	cgroups  *cgroups
+	cgroups  *cgroup.Tree
 	missing  []string // cgroup controllers that are not there
 	landlock int      // the kernel's Landlock version that is used
 	forks    chan func()
@@ -63,7 +64,7 @@ func runSpawner(base, node string) error {
 	if err := s.mountBase(); err != nil {
 		return err
 	}
-	if s.cgroups, s.missing, err = findCgroups(node); err != nil {
+	if s.cgroups, s.missing, err = cgroup.Find(node); err != nil {
 		return fmt.Errorf("cgroups: %w", err)
 	}
 	s.landlock = landlockVersion()
@@ -162,7 +163,11 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 	case wire.OpImage:
 		return -1, s.addImage(req.Image)
 	case wire.OpStart:
-		return -1, s.start(req.ID, req.Start, fds)
+		b, err := s.start(req.ID, req.Start, fds)
+		if err == nil {
+			reply.Group = b.group
+		}
+		return -1, err
 	}
 	s.mu.Lock()
 	b := s.boxes[req.ID]
@@ -178,13 +183,9 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 	case wire.OpListen:
 		return b.listen(req.Port)
 	case wire.OpFreeze:
-		return -1, b.group.freeze(true)
+		return -1, b.group.Freeze(true)
 	case wire.OpThaw:
-		return -1, b.group.freeze(false)
-	case wire.OpStats:
-		st := b.group.stats()
-		reply.Stats = &st
-		return -1, nil
+		return -1, b.group.Freeze(false)
 	case wire.OpInspect:
 		reply.Facts = s.inspect(b)
 		return -1, nil
@@ -288,8 +289,10 @@ func (s *spawner) attach(b *box, a *wire.Attach) error {
 	if b.attached.Load() {
 		return errors.New("the sandbox already has a function")
 	}
-	if err := b.group.limit(a); err != nil {
-		return err
+	if limits := limitsOf(a); limits != warmLimits { // most functions have the default
+		if err := b.group.Limit(limits); err != nil {
+			return err
+		}
 	}
 	if err := b.resizeTmp(a.Tmp); err != nil {
 		return fmt.Errorf("size of /tmp: %w", err)
@@ -305,6 +308,14 @@ func (s *spawner) attach(b *box, a *wire.Attach) error {
 	b.execAllowed.Store(a.Exec)
 	b.attached.Store(true)
 	return nil
+}
+
+// warmLimits hold while a sandbox has no function yet. They are the defaults of
+// a manifest, so that for most functions nothing is left to set at attach.
+var warmLimits = cgroup.Limits{Memory: 256 << 20, CPU: 1, PIDs: 64}
+
+func limitsOf(a *wire.Attach) cgroup.Limits {
+	return cgroup.Limits{Memory: a.Memory, CPU: a.CPU, PIDs: a.PIDs}
 }
 
 // maxCodeMounts bounds how many overlays are kept for the next sandbox of the
@@ -358,7 +369,7 @@ func (s *spawner) end() {
 		<-b.gone
 	}
 	if s.cgroups != nil {
-		s.cgroups.close()
+		s.cgroups.Close()
 	}
 	unix.Chdir("/")
 	unix.Unmount(s.base, unix.MNT_DETACH)
@@ -372,15 +383,15 @@ func (s *spawner) fork(f func() error) error {
 }
 
 // start makes a sandbox. fds are the program's socket and its output.
-func (s *spawner) start(id string, st *wire.Start, fds []int) (err error) {
+func (s *spawner) start(id string, st *wire.Start, fds []int) (b *box, err error) {
 	if st == nil || len(fds) != 2 {
-		return errors.New("want a start and two descriptors")
+		return nil, errors.New("want a start and two descriptors")
 	}
 	if err := checkID(id); err != nil {
-		return err
+		return nil, err
 	}
 	if st.UID < 1<<16 || st.UID > 1<<31-2 {
-		return errors.New("bad user")
+		return nil, errors.New("bad user")
 	}
 	s.mu.Lock()
 	img := s.images[st.Image]
@@ -389,53 +400,53 @@ func (s *spawner) start(id string, st *wire.Start, fds []int) (err error) {
 	s.mu.Unlock()
 	switch {
 	case img == nil:
-		return fmt.Errorf("image %.60q is not prepared", st.Image)
+		return nil, fmt.Errorf("image %.60q is not prepared", st.Image)
 	case taken:
-		return errors.New("identifier in use")
+		return nil, errors.New("identifier in use")
 	case ending:
-		return errors.New("the spawner is stopping")
+		return nil, errors.New("the spawner is stopping")
 	}
-	b := &box{s: s, id: id, share: "s/" + id, gone: make(chan struct{}), notify: -1}
+	b = &box{s: s, id: id, share: "s/" + id, gone: make(chan struct{}), notify: -1}
 	defer func() {
-		if err != nil {
+		if err != nil && !b.watched() {
 			b.abandon()
 		}
 	}()
 	if err := b.makeShare(); err != nil {
-		return err
+		return nil, err
 	}
 	ctl, theirs, err := wire.Pair()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b.ctl = ctl
 	err = s.fork(func() error { return b.clone(st.UID, theirs, fds) })
 	theirs.Close()
 	if err != nil {
-		return fmt.Errorf("make namespaces: %w", err)
+		return nil, fmt.Errorf("make namespaces: %w", err)
 	}
-	if b.group, err = s.cgroups.create(id, b.pid); err != nil {
-		return err
+	if b.group, err = s.cgroups.Create(id, b.pid, warmLimits); err != nil {
+		return nil, err
 	}
 	setup := wire.Setup{
 		Root: "r/" + st.Image, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
 		Filter: img.Filter, Landlock: s.landlock, Mask: masked,
 	}
 	if err := ctl.Send(&setup); err != nil {
-		return err
+		return nil, err
 	}
 	var ready wire.FromInit
 	got, err := ctl.Receive(&ready)
 	if err != nil {
-		return fmt.Errorf("init ended: %w", err)
+		return nil, fmt.Errorf("init ended: %w", err)
 	}
 	if !ready.Ready || len(got) != 1 {
 		wire.CloseAll(got)
-		return fmt.Errorf("init: %s", ready.Error)
+		return nil, fmt.Errorf("init: %s", ready.Error)
 	}
 	b.notify = got[0]
 	if err := b.openTmp(); err != nil {
-		return err
+		return nil, err
 	}
 	s.mu.Lock()
 	s.boxes[id] = b
@@ -443,9 +454,9 @@ func (s *spawner) start(id string, st *wire.Start, fds []int) (err error) {
 	go b.answerCalls()
 	go b.watch()
 	if st.Exec != nil {
-		return b.exec(st.Exec)
+		return b, b.exec(st.Exec)
 	}
-	return nil
+	return b, nil
 }
 
 func landlockVersion() int {

@@ -25,6 +25,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/sandbox/linux/cgroup"
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
@@ -299,9 +300,12 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 	if len(spec.Args) > 0 {
 		start.Exec = &wire.Exec{Args: spec.Args, Env: spec.Env}
 	}
-	_, _, err = s.call(ctx, wire.Request{Op: wire.OpStart, ID: spec.ID, Start: start}, pair[1], int(theirs.Fd()))
+	reply, _, err := s.call(ctx, wire.Request{Op: wire.OpStart, ID: spec.ID, Start: start}, pair[1], int(theirs.Fd()))
 	unix.Close(pair[1])
 	theirs.Close()
+	if err == nil && reply.Group == nil {
+		err = errors.New("the sandbox helper named no control group")
+	}
 	if err != nil {
 		// If the start still succeeds after ctx has ended, nobody owns it.
 		s.conn.Send(&wire.Request{Op: wire.OpKill, ID: spec.ID})
@@ -310,6 +314,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 		output.Close()
 		return nil, err
 	}
+	b.group = reply.Group
 	return b, nil
 }
 
@@ -333,6 +338,7 @@ type box struct {
 	s        *spawner
 	conn     net.Conn
 	output   *os.File
+	group    *cgroup.Group
 	attempts chan sandbox.Attempt
 	done     chan struct{}
 	exit     sandbox.Exit
@@ -394,18 +400,15 @@ func (b *box) Thaw(ctx context.Context) error {
 	return err
 }
 
-func (b *box) Stats(ctx context.Context) (sandbox.Stats, error) {
-	r, _, err := b.call(ctx, wire.Request{Op: wire.OpStats})
-	if err != nil {
-		return sandbox.Stats{}, err
+// Stats reads the control groups itself: what the helper must not be asked to
+// write, everybody may read.
+func (b *box) Stats(context.Context) (sandbox.Stats, error) {
+	select {
+	case <-b.done:
+		return sandbox.Stats{}, errors.New("the sandbox has ended")
+	default:
+		return sandbox.Stats(b.group.Stats()), nil
 	}
-	if r.Stats == nil {
-		return sandbox.Stats{}, errors.New("the sandbox helper sent no figures")
-	}
-	return sandbox.Stats{
-		CPU: time.Duration(r.Stats.CPU), Memory: r.Stats.Memory, MaxMemory: r.Stats.MaxMemory,
-		OOMKills: r.Stats.OOMKills, PIDs: r.Stats.PIDs,
-	}, nil
 }
 
 func (b *box) Inspect(ctx context.Context) ([]bawn.Fact, error) {

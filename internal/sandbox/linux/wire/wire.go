@@ -16,6 +16,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"bawn.dev/bawn/internal/sandbox/linux/cgroup"
 )
 
 // Bounds of a message. A seccomp program has at most 4096 instructions of 8
@@ -38,7 +40,6 @@ const (
 	OpListen  Op = "listen"
 	OpFreeze  Op = "freeze"
 	OpThaw    Op = "thaw"
-	OpStats   Op = "stats"
 	OpInspect Op = "inspect"
 	OpKill    Op = "kill"
 )
@@ -93,9 +94,9 @@ type Reply struct {
 	Seq   uint64 `json:"seq,omitempty"`
 	Error string `json:"error,omitempty"`
 
-	Probe *Probe `json:"probe,omitempty"`
-	Stats *Stats `json:"stats,omitempty"`
-	Facts []Fact `json:"facts,omitempty"`
+	Probe *Probe        `json:"probe,omitempty"`
+	Group *cgroup.Group `json:"group,omitempty"` // of a started sandbox; the server may read from it
+	Facts []Fact        `json:"facts,omitempty"`
 
 	ID      string   `json:"id,omitempty"` // of the sandbox an event is about
 	Attempt *Attempt `json:"attempt,omitempty"`
@@ -112,12 +113,6 @@ type Capability struct {
 // Probe is what the spawner found it can enforce.
 type Probe struct {
 	Capabilities []Capability `json:"capabilities"`
-}
-
-// Stats mirrors sandbox.Stats, times in nanoseconds.
-type Stats struct {
-	CPU, Memory, MaxMemory int64
-	OOMKills, PIDs         int
 }
 
 // Fact mirrors bawn.Fact.

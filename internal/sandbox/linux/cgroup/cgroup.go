@@ -1,4 +1,8 @@
-package main
+// Package cgroup makes one control group a sandbox, in cgroup v1, where every
+// controller is a hierarchy of its own, and in v2, where there is one. It is
+// written here and not taken from a library because the privileged helper must
+// stay small and the libraries bring a message bus.
+package cgroup
 
 import (
 	"bytes"
@@ -11,26 +15,21 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
-// cgroups knows where this host keeps the controllers and makes one group a
-// sandbox in each: in v1, where every controller is a hierarchy of its own, and
-// in v2, where there is one. It is written here and not taken from a library
-// because the helper must stay small and the libraries bring a message bus.
-type cgroups struct {
-	v2    bool
+// Tree is where the groups of one node's sandboxes are.
+type Tree struct {
+	V2    bool
 	roots map[string]string // controller to the folder that holds this node's groups; v2 has one, named ""
 }
 
 // controllers are what a sandbox needs; v2 has the freezer built in.
 var controllers = []string{"memory", "cpu", "pids", "freezer"}
 
-// findCgroups makes this node's folder below the group that the spawner is in,
-// in every hierarchy, and empties it of what an earlier run left. It also
-// returns the controllers that are not there.
-func findCgroups(node string) (*cgroups, []string, error) {
+// Find makes this node's folder below the group that the spawner is in,
+// in every hierarchy, and ends and removes what an earlier run left there. It
+// also returns the controllers that are missing.
+func Find(node string) (*Tree, []string, error) {
 	own, err := ownCgroups()
 	if err != nil {
 		return nil, nil, err
@@ -39,9 +38,9 @@ func findCgroups(node string) (*cgroups, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &cgroups{roots: map[string]string{}}
+	c := &Tree{roots: map[string]string{}}
 	if dir, ok := mounts[""]; ok && len(mounts) == 1 {
-		c.v2 = true
+		c.V2 = true
 		missing, err := c.enterV2(filepath.Join(dir, own[""]), node)
 		return c, missing, err
 	}
@@ -65,7 +64,7 @@ func findCgroups(node string) (*cgroups, []string, error) {
 // enterV2 hands the controllers down from the group at base. A v2 group that
 // has controllers for its children may hold no process itself, so the
 // processes that are there move into a leaf first.
-func (c *cgroups) enterV2(base, node string) (missing []string, err error) {
+func (c *Tree) enterV2(base, node string) (missing []string, err error) {
 	have, err := os.ReadFile(filepath.Join(base, "cgroup.controllers"))
 	if err != nil {
 		return nil, err
@@ -107,7 +106,7 @@ func (c *cgroups) enterV2(base, node string) (missing []string, err error) {
 }
 
 // sweep ends and removes whatever an earlier spawner of this node left.
-func (c *cgroups) sweep() error {
+func (c *Tree) sweep() error {
 	for name, root := range c.roots {
 		entries, err := os.ReadDir(root)
 		if err != nil {
@@ -119,7 +118,7 @@ func (c *cgroups) sweep() error {
 			}
 			dir := filepath.Join(root, e.Name())
 			killAll(dir)
-			if c.v2 {
+			if c.V2 {
 				write(dir, "cgroup.freeze", "0")
 			} else if name == "freezer" {
 				write(dir, "freezer.state", "THAWED")
@@ -140,8 +139,8 @@ func (c *cgroups) sweep() error {
 	return nil
 }
 
-// close removes this node's folders.
-func (c *cgroups) close() {
+// Close ends what is left of the groups and removes this node's folders.
+func (c *Tree) Close() {
 	c.sweep()
 	for _, root := range c.roots {
 		remove(root)
@@ -172,61 +171,83 @@ func remove(dir string) error {
 	}
 }
 
-// group is the cgroups of one sandbox.
-type group struct {
-	c  *cgroups
-	id string
+// Group is the groups of one sandbox. Its fields name places, so it can be sent
+// to another process, which may read from it.
+type Group struct {
+	V2   bool              `json:"v2"`
+	Dirs map[string]string `json:"dirs"` // by controller; v2 has one, named ""
+}
+
+// Limits are a sandbox's hard limits.
+type Limits struct {
+	Memory int64   // bytes
+	CPU    float64 // cores
+	PIDs   int     // of the program; init's own come on top
+}
+
+// Stats is what a sandbox has used.
+type Stats struct {
+	CPU       time.Duration // user and system
+	Memory    int64         // bytes now
+	MaxMemory int64         // bytes at the peak
+	OOMKills  int
+	PIDs      int
 }
 
 // overheadPIDs is what the init of a sandbox uses of the process limit.
 const overheadPIDs = 12
 
-// warmLimits hold while a sandbox has no function yet.
-var warmLimits = wire.Attach{Memory: 512 << 20, CPU: 1, PIDs: 64}
-
-func (c *cgroups) create(id string, pid int) (*group, error) {
-	g := &group{c, id}
-	for _, root := range c.roots {
+// Create makes a sandbox's groups with limits and puts a process into them.
+func (c *Tree) Create(id string, pid int, limits Limits) (*Group, error) {
+	g := &Group{V2: c.V2, Dirs: map[string]string{}}
+	for name, root := range c.roots {
 		dir := filepath.Join(root, id)
 		if err := unix.Mkdir(dir, 0o755); err != nil {
-			g.remove()
+			g.Remove()
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
+		g.Dirs[name] = dir
 	}
-	err := g.limit(&warmLimits)
-	for name := range c.roots {
+	err := g.Limit(limits)
+	for _, dir := range g.Dirs {
 		if err == nil {
-			err = g.set(name, "cgroup.procs", strconv.Itoa(pid))
+			err = write(dir, "cgroup.procs", strconv.Itoa(pid))
 		}
 	}
 	if err != nil {
-		g.remove()
+		g.Remove()
 		return nil, err
 	}
 	return g, nil
 }
 
-func (g *group) dir(controller string) string {
-	if g.c.v2 {
+func (g *Group) dir(controller string) string {
+	if g.V2 {
 		controller = ""
 	}
-	return filepath.Join(g.c.roots[controller], g.id)
+	return g.Dirs[controller]
 }
 
-func (g *group) set(controller, file, value string) error {
+func (g *Group) set(controller, file, value string) error {
 	return write(g.dir(controller), file, value)
+}
+
+// Read returns what a control file of a controller holds, or "". In v2 the
+// controller makes no difference.
+func (g *Group) Read(controller, file string) string {
+	return strings.TrimSpace(read(g.dir(controller), file))
 }
 
 // cpuPeriod is the scheduler's window in microseconds; 100 ms is the kernel's
 // default.
 const cpuPeriod = 100_000
 
-// limit sets the hard limits.
-func (g *group) limit(a *wire.Attach) error {
+// Limit sets the hard limits.
+func (g *Group) Limit(a Limits) error {
 	memory := strconv.FormatInt(a.Memory, 10)
 	quota := strconv.FormatInt(max(int64(a.CPU*cpuPeriod), 1000), 10)
 	pids := strconv.Itoa(a.PIDs + overheadPIDs)
-	if g.c.v2 {
+	if g.V2 {
 		if err := g.set("", "memory.swap.max", "0"); err != nil && !errors.Is(err, unix.ENOENT) {
 			return err
 		}
@@ -242,8 +263,9 @@ func (g *group) limit(a *wire.Attach) error {
 		g.set("pids", "pids.max", pids))
 }
 
-func (g *group) freeze(on bool) error {
-	if g.c.v2 {
+// Freeze stops every process of the group, or lets them go on.
+func (g *Group) Freeze(on bool) error {
+	if g.V2 {
 		value := "0"
 		if on {
 			value = "1"
@@ -257,44 +279,48 @@ func (g *group) freeze(on bool) error {
 	return g.set("freezer", "freezer.state", value)
 }
 
-func (g *group) frozen() bool {
-	if g.c.v2 {
+// Frozen reports whether the group is frozen or about to be.
+func (g *Group) Frozen() bool {
+	if g.V2 {
 		return hasWord(read(g.dir(""), "cgroup.events"), "frozen 1")
 	}
 	s := strings.TrimSpace(read(g.dir("freezer"), "freezer.state"))
 	return s == "FROZEN" || s == "FREEZING"
 }
 
-func (g *group) stats() wire.Stats {
-	var s wire.Stats
-	if g.c.v2 {
+// Stats reads what the group has used. A group that is gone has used nothing.
+func (g *Group) Stats() Stats {
+	var s Stats
+	if g.V2 {
 		d := g.dir("")
-		s.CPU = keyed(read(d, "cpu.stat"), "usage_usec") * 1000
+		s.CPU = time.Duration(keyed(read(d, "cpu.stat"), "usage_usec")) * time.Microsecond
 		s.Memory = number(read(d, "memory.current"))
 		s.MaxMemory = number(read(d, "memory.peak"))
 		s.OOMKills = int(keyed(read(d, "memory.events"), "oom_kill"))
 		s.PIDs = int(number(read(d, "pids.current")))
 		return s
 	}
-	s.CPU = number(read(g.dir("cpuacct"), "cpuacct.usage"))
+	s.CPU = time.Duration(number(read(g.dir("cpuacct"), "cpuacct.usage")))
 	s.Memory = number(read(g.dir("memory"), "memory.usage_in_bytes"))
 	s.MaxMemory = number(read(g.dir("memory"), "memory.max_usage_in_bytes"))
-	s.OOMKills = g.oomKills()
+	s.OOMKills = g.OOMKills()
 	s.PIDs = int(number(read(g.dir("pids"), "pids.current")))
 	return s
 }
 
-func (g *group) oomKills() int {
-	if g.c.v2 {
+// OOMKills reads how many processes the kernel killed for want of memory.
+func (g *Group) OOMKills() int {
+	if g.V2 {
 		return int(keyed(read(g.dir(""), "memory.events"), "oom_kill"))
 	}
 	return int(keyed(read(g.dir("memory"), "memory.oom_control"), "oom_kill"))
 }
 
-func (g *group) remove() error {
+// Remove removes the emptied groups.
+func (g *Group) Remove() error {
 	var errs []error
-	for _, root := range g.c.roots {
-		errs = append(errs, remove(filepath.Join(root, g.id)))
+	for _, dir := range g.Dirs {
+		errs = append(errs, remove(dir))
 	}
 	return errors.Join(errs...)
 }
