@@ -38,8 +38,9 @@ type Version struct {
 	Tenant      string            `json:"tenant"`
 	Function    string            `json:"function"`
 	Number      int               `json:"number"`
-	Digest      string            `json:"digest" doc:"sha256: of the canonical JSON of everything below"`
+	Digest      string            `json:"digest" doc:"sha256: of the canonical JSON of everything below but compiled"`
 	Artifact    Artifact          `json:"artifact"`
+	Compiled    *Artifact         `json:"compiled,omitempty" doc:"machine code made from the artifact at deploy, for this Bawn and this processor; absent for runtimes that need none"`
 	Runtime     Runtime           `json:"runtime"`
 	Handler     string            `json:"handler,omitempty"`
 	Description string            `json:"description,omitempty"`

@@ -154,7 +154,11 @@ func serve(ctx context.Context, c *channel, taskRoot string) error {
 		c.send(`{"type":"failed"}`, document(err))
 		os.Exit(1)
 	}
-	if err := c.send(`{"type":"loaded"}`, nil); err != nil {
+	loaded := `{"type":"loaded"}`
+	if !p.cached {
+		loaded = `{"type":"loaded","compiled":true}`
+	}
+	if err := c.send(loaded, nil); err != nil {
 		return err
 	}
 	for {
@@ -178,10 +182,11 @@ type program struct {
 	runtime wazero.Runtime
 	module  wazero.CompiledModule
 	config  wazero.ModuleConfig
+	cached  bool // the module was not compiled now
 }
 
-// newProgram compiles code, or takes the result from the folder cache if that
-// is not empty and holds it.
+// newProgram compiles code, or takes the result from the folder cache if one is
+// named that holds it. If it does not, and can be written to, it does after.
 func newProgram(ctx context.Context, code []byte, name string, memory int64, cache string, env map[string]string) (*program, error) {
 	rc := wazero.NewRuntimeConfigCompiler()
 	if memory > 0 {
@@ -199,6 +204,12 @@ func newProgram(ctx context.Context, code []byte, name string, memory int64, cac
 		return nil, err
 	}
 	m, err := r.CompileModule(ctx, code)
+	cached := cache != "" && err == nil
+	if cache != "" && err != nil {
+		// A module that is not in the cache is compiled, and then is an error
+		// because the cache is read-only. It is kept in memory nevertheless.
+		m, err = r.CompileModule(ctx, code)
+	}
 	if err != nil {
 		return nil, faultf("Runtime.InvalidModule", "%s is not a WebAssembly module that can run here: %v", name, err)
 	}
@@ -215,7 +226,7 @@ func newProgram(ctx context.Context, code []byte, name string, memory int64, cac
 	for k, v := range env {
 		config = config.WithEnv(k, v)
 	}
-	return &program{runtime: r, module: m, config: config}, nil
+	return &program{runtime: r, module: m, config: config, cached: cached}, nil
 }
 
 // load finds the function's module and makes it ready.

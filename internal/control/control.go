@@ -36,7 +36,8 @@ const (
 	changeTimeout = 30 * time.Second
 )
 
-// Config says what a [Control] works with. All fields are needed but Now.
+// Config says what a [Control] works with. All fields are needed but Compile and
+// Now.
 type Config struct {
 	Store    *store.Store
 	Gate     *deploy.Gate
@@ -44,7 +45,12 @@ type Config struct {
 	Keys     *identity.Keys
 	Evidence *evidence.Log
 	Logs     *evidence.Logs
-	Now      func() time.Time // nil means time.Now
+	// Compile makes machine code of what v, a version for the runtime wasm, has
+	// in the folder code: files by path, which lie beside the code when it runs.
+	// No files means that there is nothing to make. An error refuses the deploy.
+	// It may take a minute. nil: nothing is compiled before it runs.
+	Compile func(ctx context.Context, v *bawn.Version, code string) (map[string][]byte, error)
+	Now     func() time.Time // nil means time.Now
 }
 
 // Control makes changes, and reads what was changed. It is safe for concurrent
@@ -150,9 +156,19 @@ func (c *Control) collect(ctx context.Context) error {
 func (c *Control) inUse() map[string]bool {
 	used := map[string]bool{}
 	for _, v := range c.versions.All("") {
-		used[artifactKey(v.Tenant, v.Artifact.Digest)] = true
+		for _, digest := range packages(&v) {
+			used[artifactKey(v.Tenant, digest)] = true
+		}
 	}
 	return used
+}
+
+// packages returns the digests of what a version is made of.
+func packages(v *bawn.Version) []string {
+	if v.Compiled == nil {
+		return []string{v.Artifact.Digest}
+	}
+	return []string{v.Artifact.Digest, v.Compiled.Digest}
 }
 
 // dropArtifact forgets a tenant's package, and the package itself if no other

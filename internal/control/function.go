@@ -120,11 +120,14 @@ func (c *Control) HasArtifact(ctx context.Context, p bawn.Principal, digest stri
 // of the function has already makes no new one: live moves there. With dryRun
 // everything is checked and nothing changed.
 //
-// Codes besides the usual ones: [bawn.CodeUnprocessable] for a manifest, or a
-// package that holds no such handler; [bawn.CodeConflict] for a route that
-// another function has, which the message names; [bawn.CodeNotFound] for a
-// package that was not uploaded.
-func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string, dryRun bool) (Deployment, error) {
+// What the runtime would have to compile at each start is compiled here, once,
+// and becomes a second package of the version.
+//
+// Codes besides the usual ones: [bawn.CodeUnprocessable] for a manifest, for a
+// package that holds no such handler, or a module that cannot be compiled;
+// [bawn.CodeConflict] for a route that another function has, which the message
+// names; [bawn.CodeNotFound] for a package that was not uploaded.
+func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string, dryRun bool) (_ Deployment, err error) {
 	const op = "control.deploy"
 	if err := bawn.CheckDigest(digest); err != nil {
 		return Deployment{}, err
@@ -158,9 +161,31 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 	if v.Digest, err = contentDigest(&v); err != nil {
 		return Deployment{}, err
 	}
+	known := false
+	if c.cfg.Compile != nil && v.Runtime == bawn.Wasm && !dryRun {
+		if _, known = c.sameContent(&v); !known {
+			if v.Compiled, err = c.compile(ctx, &v); err != nil {
+				return Deployment{}, err
+			}
+		}
+	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if v.Compiled != nil {
+		// What was compiled for nothing goes again.
+		defer func() {
+			key := artifactKey(p.Tenant, v.Compiled.Digest)
+			if c.inUse()[key] {
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
+			defer cancel()
+			if left := c.dropArtifact(ctx, key, v.Compiled.Digest); err == nil {
+				err = left
+			}
+		}()
+	}
 	if _, _, ok := c.artifacts.Get(artifactKey(p.Tenant, digest)); !ok {
 		return Deployment{}, noArtifact(digest) // went while it was looked at
 	}
@@ -173,10 +198,8 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 		if live, _, ok := c.versions.Get(versionKey(p.Tenant, name, f.Aliases[bawn.LiveAlias])); ok {
 			d.Previous = &live
 		}
-		for _, old := range c.versions.All(functionKey(p.Tenant, name) + ".") {
-			if old.Digest == v.Digest && old.Number <= f.Latest {
-				d.Version, d.Created = old, false
-			}
+		if old, ok := c.sameContent(&v); ok {
+			d.Version, d.Created = old, false
 		}
 	} else {
 		gone, _, _ := c.removed.Get(functionKey(p.Tenant, name))
@@ -189,6 +212,9 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 			return Deployment{}, bawn.Errorf(bawn.CodeTooLarge, op, "the tenant has %d functions, no more are allowed", n).WithFix("remove functions that are not used")
 		}
 	}
+	if d.Created && known {
+		return Deployment{}, bawn.Errorf(bawn.CodeConflict, op, "the function was removed while it was deployed").WithFix("deploy again")
+	}
 	if d.Created {
 		d.Version.Number = f.Latest + 1
 	}
@@ -199,9 +225,15 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 	what := bawn.Record{Function: name, Version: d.Version.Number, Action: "deploy", Detail: map[string]string{
 		"artifact": digest, "content": d.Version.Digest, "changes": summary(d.Changes),
 	}}
+	if d.Version.Compiled != nil {
+		what.Detail["compiled"] = d.Version.Compiled.Digest
+	}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
 		key := versionKey(p.Tenant, name, d.Version.Number)
 		if d.Created {
+			if err := c.addCompiled(ctx, &d.Version); err != nil {
+				return err
+			}
 			// A record with this number is one that no function ever pointed to.
 			if err := remove(ctx, c.versions, key); err != nil {
 				return err
@@ -522,7 +554,9 @@ func (c *Control) Remove(ctx context.Context, p bawn.Principal, name string) err
 func (c *Control) clear(ctx context.Context, tenant, name string) error {
 	digests := map[string]string{}
 	for key, v := range c.versions.All(functionKey(tenant, name) + ".") {
-		digests[artifactKey(tenant, v.Artifact.Digest)] = v.Artifact.Digest
+		for _, digest := range packages(&v) {
+			digests[artifactKey(tenant, digest)] = digest
+		}
 		if err := remove(ctx, c.versions, key); err != nil {
 			return err
 		}

@@ -39,8 +39,9 @@ type frameHead struct {
 	Type        string `json:"type"`
 	ID          string `json:"id"`
 	ContentType string `json:"contentType"`
-	Exit        bool   `json:"exit"` // the program ends itself after this frame
-	Name        string `json:"name"` // of a file that the compiler made
+	Exit        bool   `json:"exit"`     // the program ends itself after this frame
+	Name        string `json:"name"`     // of a file that the compiler made
+	Compiled    bool   `json:"compiled"` // in loaded: it had to compile the code
 }
 
 // A frameWorker is the worker of a program that speaks frames.
@@ -52,6 +53,8 @@ type frameWorker struct {
 	arn   string // unqualified
 	awake bool   // ready was seen
 	dead  atomic.Bool
+
+	compiled bool // the program had to compile the code when it was loaded
 }
 
 // newFrameWorker returns a worker over conn, which it owns from then on.
@@ -158,6 +161,7 @@ func (w *frameWorker) load(ctx context.Context, id Identity) error {
 	}
 	switch h.Type {
 	case "loaded":
+		w.compiled = h.Compiled
 		return nil
 	case "failed":
 		w.dead.Store(true)

@@ -72,7 +72,7 @@ func (p *Pool) start(f *fleet) (*instance, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, bootTimeout+bawn.InitTimeout)
 	defer cancel()
 	v := f.version
-	code, err := p.cfg.CodePath(ctx, v.Artifact)
+	code, err := p.cfg.Code(ctx, v)
 	if err != nil {
 		var e *bawn.Error
 		if errors.As(err, &e) {
@@ -111,7 +111,7 @@ func (p *Pool) start(f *fleet) (*instance, error) {
 
 // specialise gives a sandbox its code, limits and identity, and waits until the
 // handler is loaded.
-func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code string, booted bool) (*instance, error) {
+func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string, booted bool) (*instance, error) {
 	v := f.version
 	in := &instance{id: b.ID(), fleet: f, box: b, worker: b.worker, started: time.Now(), state: "loading"}
 	platform := func(err error, what string) error {
@@ -158,6 +158,9 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code string, 
 	stopped := in.timer.Stop()
 	in.init = time.Since(began)
 	if err == nil && stopped {
+		if w, ok := in.worker.(*frameWorker); ok && w.compiled {
+			in.out.note("bawn: the module was compiled at this start, which takes time: its deploy left no machine code for this version of Bawn and this processor; a new version of the function has it")
+		}
 		return in, nil
 	}
 	return nil, in.loadFailed(err)

@@ -47,10 +47,10 @@ const (
 )
 
 // attachment returns the limits that a version's perimeter sets, and its code.
-func attachment(v *bawn.Version, code string) sandbox.Attachment {
+func attachment(v *bawn.Version, code []string) sandbox.Attachment {
 	in := &v.Perimeter.Interior
 	return sandbox.Attachment{
-		Code:   []string{code},
+		Code:   code,
 		Memory: in.Memory,
 		CPU:    in.CPU,
 		PIDs:   in.PIDs,

@@ -16,14 +16,15 @@ import (
 	"bawn.dev/bawn/internal/sandbox"
 )
 
-// Config says how a [Pool] works. Driver, Definitions and CodePath are needed;
+// Config says how a [Pool] works. Driver, Definitions and Code are needed;
 // the zero value of the rest is the documented default.
 type Config struct {
 	Driver      sandbox.Driver
 	Definitions []Definition
-	// CodePath returns the folder that holds an artifact's files, after it has
-	// verified them. It is called at every start of an instance.
-	CodePath func(ctx context.Context, a bawn.Artifact) (string, error)
+	// Code returns the folders that hold a version's files, after it has
+	// verified them; they are merged at /var/task, and of two files with one
+	// name the first counts. It is called at every start of an instance.
+	Code func(ctx context.Context, v *bawn.Version) ([]string, error)
 	// Record keeps what the sandbox stopped. It is called in the background.
 	Record func(ctx context.Context, r bawn.Record) error
 	// Log keeps one line for so long. It must not block.
@@ -64,6 +65,7 @@ type Pool struct {
 	lastCold    atomic.Int64 // UnixNano of the end of the last
 	refillKick  chan struct{}
 	sweepKick   chan struct{}
+	compiling   chan struct{} // holds one for each compilation
 
 	count counters
 }
@@ -123,6 +125,7 @@ func NewPool(cfg Config) *Pool {
 		functions:  make(map[functionKey]*function),
 		refillKick: make(chan struct{}, 1),
 		sweepKick:  make(chan struct{}, 1),
+		compiling:  make(chan struct{}, maxCompilations),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	for i := range cfg.Definitions {

@@ -310,7 +310,7 @@ func newPool(t testing.TB, d *fakeDriver, change func(*Config)) (*Pool, *kept) {
 			{Runtime: bawn.Python311, Image: sandbox.Image{Name: "python3.11"}, Args: []string{"python3"}},
 			{Runtime: bawn.NodeJS20, Missing: "apt-get install nodejs"},
 		},
-		CodePath:  func(context.Context, bawn.Artifact) (string, error) { return "/code", nil },
+		Code:      func(context.Context, *bawn.Version) ([]string, error) { return []string{"/code"}, nil },
 		Record:    k.record,
 		Log:       k.log,
 		MemoryLow: func() bool { return false },

@@ -1,7 +1,9 @@
 package interior_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -54,6 +56,19 @@ func (r *real) text(id string) string {
 	return b.String()
 }
 
+// of returns what a version logged.
+func (r *real) of(version int) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	for _, l := range r.lines {
+		if l.Version == version {
+			fmt.Fprintln(&b, l.Text)
+		}
+	}
+	return b.String()
+}
+
 // newReal returns a pool whose functions are folders: an artifact's digest is
 // the folder's path.
 func newReal(t testing.TB) *real {
@@ -73,8 +88,13 @@ func newReal(t testing.TB) *real {
 	r := &real{}
 	r.Pool = interior.NewPool(interior.Config{
 		Driver: d, Definitions: interior.FindRuntimes(t.Context(), slog.New(slog.DiscardHandler)),
-		CodePath: func(_ context.Context, a bawn.Artifact) (string, error) { return a.Digest, nil },
-		Record:   r.record, Log: r.log, Errors: slog.New(slog.NewTextHandler(testLog{t}, nil)),
+		Code: func(_ context.Context, v *bawn.Version) ([]string, error) {
+			if v.Compiled != nil {
+				return []string{v.Compiled.Digest, v.Artifact.Digest}, nil
+			}
+			return []string{v.Artifact.Digest}, nil
+		},
+		Record: r.record, Log: r.log, Errors: slog.New(slog.NewTextHandler(testLog{t}, nil)),
 	})
 	t.Cleanup(r.Close)
 	return r
@@ -169,6 +189,107 @@ def handler(event, context):
 	defer p.mu.Unlock()
 	if len(p.records) == 0 || p.records[0].Control != "B7" || p.records[0].Function != "hello" || p.records[0].Invocation == "" {
 		t.Errorf("records %+v", p.records)
+	}
+}
+
+// A module is compiled once, in a sandbox, and no start does it again; unless
+// what was compiled does not fit, and then the function runs all the same.
+func TestRealWasm(t *testing.T) {
+	p := newReal(t)
+	v := python(t, "", func(v *bawn.Version) {
+		v.Runtime, v.Handler, v.Perimeter.Interior.Memory = bawn.Wasm, "main.wasm", 512<<20
+	})
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", filepath.Join(v.Digest, "main.wasm"), "./testdata/wasm")
+	build.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	files, err := p.Compile(t.Context(), v, v.Digest)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	if n := p.Stats().Sandboxes; n != 0 {
+		t.Errorf("the compiler left %d sandboxes", n)
+	}
+	for i, test := range []struct {
+		name     string
+		change   func(name string, data []byte) (string, []byte)
+		compiles bool
+	}{
+		{"as it was compiled", func(name string, data []byte) (string, []byte) { return name, data }, false},
+		{"nothing", func(string, []byte) (string, []byte) { return "", nil }, true},
+		{"another version", func(name string, data []byte) (string, []byte) {
+			return strings.Replace(name, "wazero-v", "wazero-v0", 1), data
+		}, true},
+		{"another version under this one's name", func(name string, data []byte) (string, []byte) {
+			return name, bytes.Replace(data, []byte("WAZEVO\x07v1"), []byte("WAZEVO\x07v0"), 1)
+		}, true},
+		{"another processor", func(name string, data []byte) (string, []byte) {
+			return filepath.Join(filepath.Dir(name), strings.Repeat("0", 64)), data
+		}, true},
+		{"half of it", func(name string, data []byte) (string, []byte) { return name, data[:len(data)/2] }, true},
+		{"nonsense", func(name string, data []byte) (string, []byte) { return name, []byte("nonsense") }, true},
+		{"changed machine code", func(name string, data []byte) (string, []byte) {
+			data = bytes.Clone(data)
+			data[len(data)/2] ^= 1
+			return name, data
+		}, true},
+	} {
+		v := *v
+		v.Number = i + 1
+		for name, data := range files {
+			changed, content := test.change(name, data)
+			if changed == name && bytes.Equal(content, data) == test.compiles {
+				t.Fatalf("%s: not what the name says", test.name)
+			}
+			if changed == "" {
+				continue
+			}
+			dir := t.TempDir()
+			v.Compiled = &bawn.Artifact{Digest: dir}
+			for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+				os.Chmod(d, 0o755)
+			}
+			changed = filepath.Join(dir, changed)
+			if err := os.MkdirAll(filepath.Dir(changed), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(changed, content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := p.Run(t.Context(), &v, newCall(`{"do":"calls"}`))
+		if err != nil || string(r.Payload) != "1" || !r.Usage.Cold {
+			t.Errorf("%s: %+v, %v", test.name, r, err)
+			continue
+		}
+		t.Logf("%s: loading took %v", test.name, r.Usage.Init)
+		if compiled := strings.Contains(p.of(v.Number), "compiled at this start"); compiled != test.compiles {
+			t.Errorf("%s: compiled at the start: %v", test.name, compiled)
+		}
+	}
+
+	for name, test := range map[string]struct {
+		files map[string]string
+		text  string
+	}{
+		"nonsense":  {map[string]string{"main.wasm": "\x00asm\x01\x00\x00\x00nonsense"}, "not a WebAssembly module"},
+		"a library": {map[string]string{"main.wasm": "\x00asm\x01\x00\x00\x00"}, "exports no _start"},
+		"missing":   {map[string]string{"other.wasm": ""}, "no module"},
+		// It would be run as machine code.
+		"brought along": {map[string]string{"main.wasm": "", ".bawn-cache": ""}, "Bawn's own"},
+	} {
+		dir := t.TempDir()
+		for name, text := range test.files {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		files, err := p.Compile(t.Context(), v, dir)
+		var e *bawn.Error
+		if files != nil || !errors.As(err, &e) || e.Code != bawn.CodeUnprocessable || e.Fix == "" || !strings.Contains(e.Message, test.text) {
+			t.Errorf("%s: %d files, %v", name, len(files), err)
+		}
 	}
 }
 

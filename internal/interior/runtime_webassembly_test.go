@@ -49,7 +49,7 @@ func TestWasm(t *testing.T) {
 	}
 	dir := writeFiles(t, "main.wasm", string(code))
 	for name, b := range cache {
-		name = filepath.Join(dir, WasmCacheFolder, name)
+		name = filepath.Join(dir, name)
 		os.MkdirAll(filepath.Dir(name), 0o755)
 		if err := os.WriteFile(name, b, 0o444); err != nil {
 			t.Fatal(err)
@@ -58,6 +58,9 @@ func TestWasm(t *testing.T) {
 	start := func(t *testing.T) *program {
 		p := startProgram(t, nil, worker, dir)
 		mustLoad(t, p, testIdentity(bawn.Wasm, "main.wasm"))
+		if p.compiled {
+			t.Error("it compiled what had been compiled")
+		}
 		return p
 	}
 
@@ -112,7 +115,7 @@ func TestWasm(t *testing.T) {
 		}
 	})
 	t.Run("cache of another version", func(t *testing.T) {
-		dir := writeFiles(t, "main.wasm", string(code), WasmCacheFolder+"/file", "x")
+		dir := writeFiles(t, "main.wasm", string(code), wasmCacheFolder+"/file", "x")
 		p := startProgram(t, nil, worker, dir)
 		mustLoad(t, p, testIdentity(bawn.Wasm, ""))
 		if r := call(t, p, `{"do":"calls"}`); string(r.Payload) != "1" {

@@ -29,6 +29,22 @@ type spine struct {
 	traces   *tracer
 }
 
+// code is an interior.Config.Code. What was compiled comes first: nothing of
+// the package may stand in its place.
+func (s spine) code(ctx context.Context, v *bawn.Version) (dirs []string, err error) {
+	for _, a := range []*bawn.Artifact{v.Compiled, &v.Artifact} {
+		if a == nil {
+			continue
+		}
+		dir, err := s.packages.Path(ctx, *a)
+		if err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
+
 // calls is the way of a call, which comes up after the node answers. Its fields
 // may be read once up is closed, and if err is nil.
 type calls struct {
@@ -56,7 +72,7 @@ func (n *Node) openCalls(s spine) {
 		Driver: c.driver, Definitions: c.runtimes,
 		// Upwards: an instance's code comes from the gate of packages, which
 		// verifies it at every start, and what a sandbox stopped becomes evidence.
-		CodePath: s.packages.Path, Record: n.record.Append, Log: s.logs.Write,
+		Code: s.code, Record: n.record.Append, Log: s.logs.Write,
 		Errors: log, Warm: n.cfg.Warm,
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
@@ -146,6 +162,14 @@ func (n *Node) invoker(ctx context.Context) (*invoke.Invoker, error) {
 		return nil, err
 	}
 	return n.calls.invoker, nil
+}
+
+// compile is a control.Config.Compile.
+func (n *Node) compile(ctx context.Context, v *bawn.Version, code string) (map[string][]byte, error) {
+	if err := n.calls.ready(ctx); err != nil {
+		return nil, err
+	}
+	return n.calls.pool.Compile(ctx, v, code)
 }
 
 // inspect is an api.Config.Inspect.

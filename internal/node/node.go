@@ -147,6 +147,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	}
 	changes, err := control.Open(ctx, control.Config{
 		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Now: time.Now,
+		// Upwards: a deploy has the interior compile what should not be compiled
+		// at each start.
+		Compile: n.compile,
 	})
 	if err != nil {
 		return nil, err

@@ -208,7 +208,7 @@ func newFront(t testing.TB, run program, change func(*bawn.Version)) *front {
 	f.pool = interior.NewPool(interior.Config{
 		Driver:      f.driver,
 		Definitions: []interior.Definition{{Runtime: bawn.Python311, Image: sandbox.Image{Name: "python3.11"}, Args: []string{"python3"}}},
-		CodePath:    func(context.Context, bawn.Artifact) (string, error) { return "/code", nil },
+		Code:        func(context.Context, *bawn.Version) ([]string, error) { return []string{"/code"}, nil },
 		Record:      f.log.Append, Log: log,
 	})
 	t.Cleanup(f.pool.Close)
