@@ -80,14 +80,16 @@ func packCompiled(files map[string][]byte) ([]byte, error) {
 		return bawn.Errorf(bawn.CodeTooLarge, "control.compile", "the machine code of the module has %d MiB%s, at most %d are allowed", n>>20, what, most>>20).
 			WithFix("build a smaller module, for example with -ldflags '-s -w'")
 	}
-	var out bytes.Buffer
-	z := zip.NewWriter(&out)
 	all := 0
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		data := files[name]
+	for _, data := range files {
 		if all += len(data); all > bawn.MaxUnpackedBytes {
 			return nil, tooLarge("", all, bawn.MaxUnpackedBytes)
 		}
+	}
+	var out bytes.Buffer
+	z := zip.NewWriter(&out)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		data := files[name]
 		var packed bytes.Buffer
 		// Errors cannot be: the level exists and a buffer takes everything.
 		w, err := flate.NewWriter(&packed, flate.BestSpeed)

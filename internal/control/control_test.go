@@ -38,6 +38,8 @@ type plane struct {
 	gate  *deploy.Gate
 	log   *evidence.Log
 	close func()
+
+	compile func(v *bawn.Version, code string) (map[string][]byte, error) // nil: nothing to compile
 }
 
 func open(t testing.TB) *plane {
@@ -70,7 +72,13 @@ func (p *plane) open() {
 	gate, err := deploy.New(deploy.Config{Dir: filepath.Join(p.dir, "code"), Blobs: blobs, Record: log.Append})
 	check(err)
 	now := func() time.Time { return p.now }
-	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Now: now})
+	compile := func(_ context.Context, v *bawn.Version, code string) (map[string][]byte, error) {
+		if p.compile == nil {
+			return nil, nil
+		}
+		return p.compile(v, code)
+	}
+	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Compile: compile, Now: now})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {
@@ -95,9 +103,15 @@ var admin = who("main", bawn.RoleAdmin)
 // code is a package whose only file is app.py with this text.
 func code(t testing.TB, text string) (data []byte, digest string) {
 	t.Helper()
+	return file(t, "app.py", text)
+}
+
+// file is a package of one file.
+func file(t testing.TB, name, text string) (data []byte, digest string) {
+	t.Helper()
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
-	w, err := z.Create("app.py")
+	w, err := z.Create(name)
 	if err != nil {
 		t.Fatal(err)
 	}
