@@ -9,7 +9,6 @@ package api
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -62,8 +61,7 @@ type Config struct {
 // Bounds of one request.
 const (
 	maxJSONBytes = 1 << 20
-	bodyTimeout  = 30 * time.Second // for a JSON body or an event to arrive
-	packTimeout  = 15 * time.Minute // for a package to arrive
+	bodyTimeout  = 30 * time.Second // for a JSON body to arrive
 	maxStreams   = 256              // log and event streams at one time
 )
 
@@ -236,10 +234,10 @@ func (a *api) routed(mux *http.ServeMux) http.Handler {
 			p.write(w)
 			return
 		}
-		limit, wait := int64(maxJSONBytes), bodyTimeout
+		limit := int64(maxJSONBytes)
 		switch {
 		case strings.HasPrefix(r.URL.Path, "/v1/artifacts/"):
-			limit, wait = bawn.MaxPackageBytes, packTimeout
+			limit = bawn.MaxPackageBytes
 		case strings.HasSuffix(r.URL.Path, "/invocations"):
 			limit = bawn.MaxEventBytes
 		}
@@ -249,29 +247,10 @@ func (a *api) routed(mux *http.ServeMux) http.Handler {
 			return
 		}
 		if r.Body != nil && r.Body != http.NoBody {
-			rc := http.NewResponseController(w)
-			rc.SetReadDeadline(a.Now().Add(wait))
-			r.Body = &timedBody{http.MaxBytesReader(w, r.Body, limit), rc}
+			r.Body = http.MaxBytesReader(w, r.Body, limit)
 		}
 		mux.ServeHTTP(w, r)
 	})
-}
-
-// timedBody takes the read deadline back once the body is there. The server
-// goes on reading to notice when the caller hangs up, and would take a deadline
-// that passes for that: a long call would be cut.
-type timedBody struct {
-	io.ReadCloser
-	rc *http.ResponseController
-}
-
-// Read reads the body.
-func (b *timedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.rc.SetReadDeadline(time.Time{})
-	}
-	return n, err
 }
 
 // method keeps a request's method from carrying anything else into a message.

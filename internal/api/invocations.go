@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"unicode/utf8"
 
@@ -34,6 +35,9 @@ func (a *api) invoke(ctx context.Context, in *invokeInput) (*huma.StreamResponse
 		if errors.As(err, &tooLarge) {
 			return nil, bawn.Errorf(bawn.CodeTooLarge, "api.invoke", "the event has more than %d bytes", tooLarge.Limit).
 				WithFix("send less, or put the data where the function can fetch it")
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, bawn.Wrap(err, bawn.CodeInvalid, "api.invoke", "the event came too slowly").WithFix("send it at once")
 		}
 		return nil, bawn.Wrap(err, bawn.CodeInvalid, "api.invoke", "the event did not arrive whole")
 	}

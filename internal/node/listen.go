@@ -15,12 +15,14 @@ import (
 	"bawn.dev/bawn"
 )
 
-// Bounds of a connection. The body's size and time are bounded by the handlers,
-// which know what is sensible for each route.
+// Bounds of a connection. The size of a body is bounded by the handlers, which
+// know what is sensible for each route.
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
+	bodyGrace         = 20 * time.Second
+	minBodyRate       = 16 << 10 // bytes a second
 )
 
 // listener is one TLS listener with its server.
@@ -57,15 +59,22 @@ func bind(ctx context.Context, name, addr string) (net.Listener, error) {
 
 // serve answers requests on ln until it is shut down.
 func serve(name string, ln net.Listener, cert *serverCert, h http.Handler, logger *slog.Logger) *listener {
+	return servePaced(name, ln, cert, h, defaultPace(), logger)
+}
+
+// servePaced cuts off who is slower than p.
+func servePaced(name string, ln net.Listener, cert *serverCert, h http.Handler, p pace, logger *slog.Logger) *listener {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{name: name, tcp: ln, stop: stop, done: make(chan struct{})}
 	l.srv = &http.Server{
-		Handler:           h,
+		Handler:           p.keep(h),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ErrorLog:          log.New(&serverLog{logger, name}, "", 0),
+		// The deadlines of a stream do not free a connection that takes nothing.
+		HTTP2:       &http.HTTP2Config{WriteByteTimeout: p.grace, SendPingTimeout: idleTimeout, PingTimeout: p.grace},
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    log.New(&serverLog{logger, name}, "", 0),
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS13,
 			GetCertificate: cert.get,

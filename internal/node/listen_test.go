@@ -39,6 +39,11 @@ func TestBindErrorsSayWhatToDo(t *testing.T) {
 // start serves h and returns a client that trusts only its authority.
 func start(t *testing.T, h http.Handler) (*listener, *tls.Config) {
 	t.Helper()
+	return startPaced(t, h, defaultPace())
+}
+
+func startPaced(t *testing.T, h http.Handler, p pace) (*listener, *tls.Config) {
+	t.Helper()
 	a, err := openAuthority(t.TempDir(), hostNames(), time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +52,7 @@ func start(t *testing.T, h http.Handler) (*listener, *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := serve("public", ln, &serverCert{ca: a, hosts: hostNames(), now: time.Now}, h, slog.New(slog.DiscardHandler))
+	l := servePaced("public", ln, &serverCert{ca: a, hosts: hostNames(), now: time.Now}, h, p, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -149,7 +150,9 @@ func readBody(r *http.Request) ([]byte, error) {
 	var b bytes.Buffer
 	// What a caller says of the length is believed in small steps only.
 	b.Grow(int(min(max(r.ContentLength, 0), firstBytes)) + bytes.MinRead)
-	if _, err := b.ReadFrom(io.LimitReader(r.Body, bawn.MaxEventBytes+1)); err != nil {
+	if _, err := b.ReadFrom(io.LimitReader(r.Body, bawn.MaxEventBytes+1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body came too slowly").WithFix("send it at once")
+	} else if err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body could not be read")
 	}
 	if b.Len() > bawn.MaxEventBytes {
