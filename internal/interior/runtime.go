@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"bawn.dev/bawn"
@@ -51,30 +52,41 @@ func shim(name string) sandbox.File {
 }
 
 // FindRuntimes asks this host what it can run, and returns one definition for
-// each of [bawn.Runtimes], in that order. It starts each interpreter once.
+// each of [bawn.Runtimes], in that order. It starts the interpreters it finds,
+// all at one time.
 func FindRuntimes(ctx context.Context, log *slog.Logger) []Definition {
-	var list []Definition
-	for _, r := range bawn.Runtimes() {
-		var d Definition
-		switch r.Family() {
-		case "python":
-			d = definePython(ctx, r)
-		case "nodejs":
-			d = defineNode(ctx, r)
-		case "provided":
-			d = defineProvided()
-		case "wasm":
-			d = defineWasm()
-		}
-		d.Runtime, d.Image.Name = r, string(r)
+	list := make([]Definition, len(bawn.Runtimes()))
+	var asking sync.WaitGroup
+	for i, r := range bawn.Runtimes() {
+		asking.Go(func() {
+			list[i] = define(ctx, r)
+			list[i].Runtime, list[i].Image.Name = r, string(r)
+		})
+	}
+	asking.Wait()
+	for _, d := range list {
 		if d.Ready() {
-			log.Debug("runtime found", "runtime", r, "found", d.Found, "files", len(d.Image.Files))
+			log.Debug("runtime found", "runtime", d.Runtime, "found", d.Found, "files", len(d.Image.Files))
 		} else {
-			log.Info("runtime missing", "runtime", r, "reason", d.Missing)
+			log.Info("runtime missing", "runtime", d.Runtime, "reason", d.Missing)
 		}
-		list = append(list, d)
 	}
 	return list
+}
+
+// define asks the host for one runtime.
+func define(ctx context.Context, r bawn.Runtime) Definition {
+	switch r.Family() {
+	case "python":
+		return definePython(ctx, r)
+	case "nodejs":
+		return defineNode(ctx, r)
+	case "provided":
+		return defineProvided()
+	case "wasm":
+		return defineWasm()
+	}
+	return Definition{Missing: "this version of Bawn cannot run it"}
 }
 
 // executables returns the ELF programs of this host with one of the names, in
