@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 //	setenvfrom NAME         set a variable to the last command's output
 //
 // Conditions: sandbox (this host can make sandboxes), python, nodejs, provided
-// and wasm (it can run those), missing (it lacks an interpreter). $PYTHON and
+// and webassembly (it can run those), missing (it lacks an interpreter). $PYTHON and
 // $NODEJS name a runtime that it has, $MISSING one that it has not.
 func TestScripts(t *testing.T) {
 	host := sync.OnceValue(func() *client.Doctor {
@@ -98,7 +98,9 @@ func TestScripts(t *testing.T) {
 				return sandbox(), nil
 			case "missing":
 				return missing() != "", nil
-			case "python", "nodejs", "provided", "wasm":
+			case "webassembly": // "wasm" is a condition of testscript's own, for another thing
+				return sandbox() && runtimeOf("wasm") != "", nil
+			case "python", "nodejs", "provided":
 				return sandbox() && runtimeOf(cond) != "", nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
