@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/bawntest"
+	"bawn.dev/bawn/client"
+)
+
+// A server is this program, run as `bawn up` in a process of its own, so that a
+// test may kill it.
+type server struct {
+	*client.Client
+	t    *testing.T
+	data string
+	env  []string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+	node string
+}
+
+// newServer starts a server on data, and skips the test where it cannot be root.
+func newServer(t *testing.T, data string) *server {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("SKIP: making sandboxes needs root")
+	}
+	s := &server{t: t, data: data, env: append(os.Environ(), "BAWN_CONTEXT="+filepath.Join(t.TempDir(), "context.json"))}
+	t.Cleanup(func() {
+		if s.cmd != nil {
+			s.cmd.Process.Signal(syscall.SIGTERM)
+			s.cmd.Wait()
+		}
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", s.log.Bytes())
+		}
+	})
+	s.start()
+	return s
+}
+
+// start runs bawn up and waits until calls can be served.
+func (s *server) start() {
+	s.t.Helper()
+	s.cmd = exec.Command("bawn", "up", "--data", s.data, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	s.cmd.Env, s.cmd.Stderr = s.env, &s.log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	status := exec.Command("bawn", "status", "--wait", "60s")
+	status.Env = s.env
+	if out, err := status.CombinedOutput(); err != nil {
+		s.t.Fatalf("%v: %s", err, out)
+	}
+	var err error
+	if s.Client, err = client.Open(strings.TrimPrefix(s.env[len(s.env)-1], "BAWN_CONTEXT=")); err != nil {
+		s.t.Fatal(err)
+	}
+	st, err := s.Status(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.node = st.Node
+}
+
+// kill sends SIGKILL to processes, all at one moment, and waits for the
+// server's end if it is among them.
+func (s *server) kill(pids ...int) {
+	s.t.Helper()
+	// Stopped first, none can do anything about the end of another.
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, sig); err != nil {
+				s.t.Fatalf("kill %d: %v", pid, err)
+			}
+		}
+	}
+	if slices.Contains(pids, s.cmd.Process.Pid) {
+		s.cmd.Wait()
+		s.Client.Close()
+		s.cmd = nil
+	}
+}
+
+// deploy deploys f, which answers how many calls its instance has had, and skips
+// the test where the host cannot run it.
+func (s *server) deploy() {
+	s.t.Helper()
+	d, err := s.Doctor(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, c := range d.Capabilities {
+		if c.Required && !c.OK {
+			s.t.Skipf("SKIP: this host cannot enforce %s: %s", c.Name, c.Detail)
+		}
+	}
+	var python bawn.Runtime
+	for _, r := range d.Runtimes {
+		if r.Runtime.Family() == "python" && r.Missing == "" {
+			python = r.Runtime
+		}
+	}
+	if python == "" {
+		s.t.Skip("SKIP: this host has no Python")
+	}
+	data := bawntest.Zip(s.t, map[string]string{"app.py": `import time
+calls = 0
+def handler(event, context):
+    global calls
+    calls += 1
+    time.sleep(event.get("sleep", 0))
+    return calls
+`})
+	if _, err := s.PutArtifact(s.t.Context(), bawntest.Digest(data), int64(len(data)), bytes.NewReader(data)); err != nil {
+		s.t.Fatal(err)
+	}
+	spec := map[string]any{
+		"runtime": python, "handler": "app.handler", "owner": "tests",
+		"interior": map[string]any{"timeout": "60s", "reuse": map[string]any{"invocations": 1000}},
+	}
+	if _, err := s.Deploy(s.t.Context(), "f", spec, bawntest.Digest(data), false); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// call invokes f and returns its answer, or what went wrong.
+func (s *server) call(event string) (string, error) {
+	inv, err := s.Invoke(context.Background(), "f", "", []byte(event))
+	if err != nil {
+		return "", err
+	}
+	defer inv.Body.Close()
+	body, err := io.ReadAll(inv.Body)
+	if err == nil && inv.FunctionError != "" {
+		return "", fmt.Errorf("%s: %s", inv.FunctionError, body)
+	}
+	return string(body), err
+}
+
+func (s *server) mustCall(event, want string) {
+	s.t.Helper()
+	if got, err := s.call(event); err != nil || got != want {
+		s.t.Fatalf("answered %q, %v, want %s\n%s", got, err, want, s.log.Bytes())
+	}
+}
+
+// groups are the folders of the node's sandboxes in every cgroup hierarchy.
+func (s *server) groups() []string {
+	var list []string
+	filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(filepath.Dir(p), "bawn-"+s.node) {
+			list = append(list, p)
+		}
+		return nil
+	})
+	return list
+}
+
+// inside returns the processes in groups by their number, each with the name of
+// its program.
+func inside(groups []string) map[int]string {
+	found := map[int]string{}
+	for _, g := range groups {
+		b, _ := os.ReadFile(filepath.Join(g, "cgroup.procs")) // may have gone
+		for _, f := range strings.Fields(string(b)) {
+			pid, _ := strconv.Atoi(f)
+			if comm, err := os.ReadFile(filepath.Join("/proc", f, "comm")); err == nil {
+				found[pid] = strings.TrimSpace(string(comm))
+			}
+		}
+	}
+	return found
+}
+
+// helper returns the sandbox helper's process.
+func (s *server) helper() int {
+	s.t.Helper()
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.cmd.Process.Pid))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, c := range children {
+		b, _ := os.ReadFile(c)
+		for _, f := range strings.Fields(string(b)) {
+			cmdline, _ := os.ReadFile("/proc/" + f + "/cmdline")
+			if pid, err := strconv.Atoi(f); err == nil && strings.HasPrefix(string(cmdline), "bawn-sandbox\x00spawner") {
+				return pid
+			}
+		}
+	}
+	s.t.Fatal("the server has no sandbox helper")
+	return 0
+}
+
+// frozen waits until an idle instance is frozen.
+func (s *server) frozen() {
+	s.t.Helper()
+	until(s.t, "an instance is frozen", func() string {
+		for _, g := range s.groups() {
+			state, _ := os.ReadFile(filepath.Join(g, "freezer.state"))
+			events, _ := os.ReadFile(filepath.Join(g, "cgroup.events"))
+			if strings.TrimSpace(string(state)) == "FROZEN" || strings.Contains(string(events), "frozen 1") {
+				return ""
+			}
+		}
+		return "none is"
+	})
+}
+
+// gone waits until nothing is left of processes and groups, and the host's table
+// has no mount from the data directory.
+func (s *server) gone(pids map[int]string, groups []string) {
+	s.t.Helper()
+	until(s.t, "nothing is left", func() string {
+		for pid, name := range pids {
+			if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil && strings.TrimSpace(string(comm)) == name {
+				if st, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); !strings.Contains(string(st), ") Z ") {
+					return fmt.Sprintf("process %d, %s", pid, name)
+				}
+			}
+		}
+		for _, g := range groups {
+			if _, err := os.Stat(g); err == nil {
+				return "cgroup " + g
+			}
+		}
+		own, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil || strings.Contains(string(own), s.data+"/") {
+			return "a mount in the host's table"
+		}
+		return ""
+	})
+}
+
+// quiet waits until no process has a mount from the data directory.
+func (s *server) quiet() {
+	s.t.Helper()
+	until(s.t, "no mounts are left", func() string {
+		tables, _ := filepath.Glob("/proc/[0-9]*/mountinfo")
+		for _, name := range tables {
+			if b, _ := os.ReadFile(name); strings.Contains(string(b), s.data+"/") {
+				return name
+			}
+		}
+		return ""
+	})
+}
+
+// until waits for what the kernel and the node do in their own time; left says
+// what is not there yet.
+func until(t *testing.T, what string, left func() string) {
+	t.Helper()
+	var last string
+	for range 600 {
+		if last = left(); last == "" {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	t.Fatalf("after 15 s still not: %s: %s", what, last)
+}
+
+// slow begins a call that does not end by itself, and returns once it runs.
+// It also returns the instance's id.
+func (s *server) slow() (id string, call <-chan error) {
+	s.t.Helper()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.call(`{"sleep": 50}`)
+		ended <- err
+	}()
+	until(s.t, "the call runs", func() string {
+		d, err := s.Perimeter(s.t.Context(), "f", "")
+		if err != nil {
+			return err.Error()
+		}
+		for _, i := range d.Instances {
+			if i.State == "busy" {
+				id = i.ID
+				return ""
+			}
+		}
+		return fmt.Sprint(d.Instances)
+	})
+	return id, ended
+}
+
+// ends waits for the error of a slow call.
+func ends(t *testing.T, call <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-call:
+		if err == nil {
+			t.Fatal("the call was answered")
+		}
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("the caller hears nothing")
+	}
+	return nil
+}
+
+// Whatever is killed, with live instances, frozen ones too: what was
+// acknowledged is there, calls work again, and nothing of before is left.
+func TestKilledServer(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		both bool
+	}{{"server", false}, {"server and helper", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newServer(t, filepath.Join(t.TempDir(), "data"))
+			s.deploy()
+			pair := make(chan error, 2)
+			for range cap(pair) { // two instances
+				go func() { _, err := s.call(`{"sleep": 0.3}`); pair <- err }()
+			}
+			for range cap(pair) {
+				if err := <-pair; err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, call := s.slow() // in one of them
+			s.frozen()          // the other
+			key, err := s.CreateKey(t.Context(), client.NewKey{Name: "last", Role: bawn.RoleViewer})
+			if err != nil {
+				t.Fatal(err)
+			}
+			groups := s.groups()
+			before := inside(groups)
+			helper := s.helper()
+			before[helper] = "bawn-sandbox"
+			if len(before) < 3 || len(groups) == 0 {
+				t.Fatalf("sandboxes were expected: %v %v", before, groups)
+			}
+			if pids := []int{s.cmd.Process.Pid}; c.both {
+				s.kill(append(pids, helper)...)
+			} else {
+				s.kill(pids...)
+				s.gone(before, groups) // the helper sees to it alone
+				s.quiet()
+			}
+			ends(t, call)
+
+			s.start()
+			s.gone(before, groups)
+			if keys, err := s.Keys(t.Context()); err != nil || !slices.ContainsFunc(keys, func(k bawn.Key) bool { return k.ID == key.Key.ID }) {
+				t.Errorf("an acknowledged key is lost: %v %v", keys, err)
+			}
+			s.mustCall(`{}`, "1")
+
+			groups = s.groups()
+			s.cmd.Process.Signal(syscall.SIGTERM)
+			s.cmd.Wait()
+			s.cmd = nil
+			s.gone(nil, groups)
+			s.quiet()
+		})
+	}
+}
+
+func TestKilledHelper(t *testing.T) {
+	s := newServer(t, filepath.Join(t.TempDir(), "data"))
+	s.deploy()
+	s.mustCall(`{}`, "1")
+	s.frozen()
+	_, call := s.slow()
+	groups := s.groups()
+	before := inside(groups)
+	before[s.helper()] = "bawn-sandbox"
+	s.kill(s.helper())
+	if err := ends(t, call); !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the caller hears %v", err)
+	}
+	s.mustCall(`{}`, "1") // in an instance of its own
+	s.gone(before, groups)
+}
+
+func TestKilledInstance(t *testing.T) {
+	s := newServer(t, filepath.Join(t.TempDir(), "data"))
+	s.deploy()
+	s.mustCall(`{}`, "1")
+	id, call := s.slow()
+	killed := 0
+	groups := slices.DeleteFunc(s.groups(), func(g string) bool { return !strings.Contains(g, id) })
+	for pid, name := range inside(groups) {
+		if strings.HasPrefix(name, "python") && syscall.Kill(pid, syscall.SIGKILL) == nil {
+			killed++
+		}
+	}
+	if killed == 0 {
+		t.Fatalf("no program of instance %s in %v", id, s.groups())
+	}
+	if err := ends(t, call); !strings.Contains(err.Error(), "Runtime exited with error: signal: killed") {
+		t.Errorf("the caller hears %v", err)
+	}
+	s.mustCall(`{}`, "1")
+	s.gone(nil, groups)
+}
