@@ -19,7 +19,8 @@ import (
 // box is one sandbox as the spawner sees it.
 type box struct {
 	s     *spawner
-	id    string
+	name  string // of its folder and its control groups
+	id    string // the server's name for it
 	pid   int    // of its init, on the host
 	pidfd int    // 0 before clone
 	share string // the folder through which code arrives
@@ -55,14 +56,14 @@ func (b *box) makeShare() error {
 
 // clone makes the init in new namespaces. It runs on the thread that makes
 // all processes.
-func (b *box) clone(uid uint32, control *os.File, fds []int) error {
+func (b *box) clone(uid uint32, control *os.File) error {
 	attr := initProcess
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(uid), Size: 1}, {ContainerID: programUID, HostID: int(uid) + 1, Size: 1}}
 	attr.GidMappings = attr.UidMappings
 	attr.PidFD = &b.pidfd
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"init"}, &syscall.ProcAttr{
 		Env:   []string{"GOMAXPROCS=1"},
-		Files: []uintptr{0, 1, 2, control.Fd(), uintptr(fds[0]), uintptr(fds[1])},
+		Files: []uintptr{0, 1, 2, control.Fd()},
 		Sys:   &attr,
 	})
 	b.pid = pid
@@ -76,6 +77,9 @@ func (b *box) abandon() {
 		b.reap()
 	}
 	b.clear()
+	if b.notify >= 0 { // nobody else was told of it
+		unix.Close(b.notify)
+	}
 }
 
 func (b *box) kill() {
@@ -112,16 +116,6 @@ func (b *box) clear() {
 			unix.Close(fd)
 		}
 	}
-	if b.notify >= 0 && !b.watched() {
-		unix.Close(b.notify)
-	}
-}
-
-// watched reports whether answerCalls owns the listener.
-func (b *box) watched() bool {
-	b.s.mu.Lock()
-	defer b.s.mu.Unlock()
-	return b.s.boxes[b.id] == b
 }
 
 // watch follows the init to its end.

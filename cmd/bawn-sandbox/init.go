@@ -16,12 +16,8 @@ import (
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
-// Descriptors that the spawner hands to an init.
-const (
-	fdControl = 3
-	fdConn    = 4
-	fdOutput  = 5
-)
+// fdControl is the descriptor that the spawner hands to an init.
+const fdControl = 3
 
 // programUID is the user and group of the program inside its user namespace.
 // It maps to a host user that no other sandbox has.
@@ -37,11 +33,13 @@ func runInit() error {
 		return err
 	}
 	unix.CloseOnExec(fdControl)
-	unix.CloseOnExec(fdConn)
-	unix.CloseOnExec(fdOutput)
 	var setup wire.Setup
-	if _, err := ctl.Receive(&setup); err != nil {
-		return err
+	fds, err := ctl.Receive(&setup)
+	if err != nil {
+		return err // the spawner is gone, or had no use for this one
+	}
+	if len(fds) != 2 {
+		return errors.New("want the program's socket and its output")
 	}
 	listener, err := lockDown(&setup)
 	if err != nil {
@@ -57,7 +55,7 @@ func runInit() error {
 	if _, err := ctl.Receive(&exec); err != nil {
 		return err // the spawner is gone, or gave this sandbox up
 	}
-	pid, err := startProgram(&exec)
+	pid, err := startProgram(&exec, fds[0], fds[1])
 	if err != nil {
 		ctl.Send(wire.FromInit{Error: "start " + exec.Args[0] + ": " + err.Error()})
 		return err
@@ -294,7 +292,7 @@ func loadFilter(prog []byte) (int, error) {
 
 // startProgram runs the program as its own user with the socket as descriptor
 // 3 and the pipe as output. The kernel carries this thread's locks over.
-func startProgram(e *wire.Exec) (int, error) {
+func startProgram(e *wire.Exec, conn, output int) (int, error) {
 	if len(e.Args) == 0 {
 		return 0, errors.New("no program")
 	}
@@ -305,13 +303,13 @@ func startProgram(e *wire.Exec) (int, error) {
 	pid, err := syscall.ForkExec(e.Args[0], e.Args, &syscall.ProcAttr{
 		Dir:   "/var/task",
 		Env:   e.Env,
-		Files: []uintptr{uintptr(null), fdOutput, fdOutput, fdConn},
+		Files: []uintptr{uintptr(null), uintptr(output), uintptr(output), uintptr(conn)},
 		Sys: &syscall.SysProcAttr{
 			Credential: &syscall.Credential{Uid: programUID, Gid: programUID, NoSetGroups: true},
 			Setsid:     true,
 		},
 	})
-	for _, fd := range []int{null, fdConn, fdOutput} {
+	for _, fd := range []int{null, conn, output} {
 		unix.Close(fd)
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +26,8 @@ type spawner struct {
 	missing  []string // cgroup controllers that are not there
 	landlock int      // the kernel's Landlock version that is used
 	forks    chan func()
+	stems    stems
+	serial   atomic.Uint64 // of names
 
 	mu     sync.Mutex
 	images map[string]*wire.Image
@@ -60,6 +63,7 @@ func runSpawner(base, node string) error {
 		server: server, base: base,
 		images: map[string]*wire.Image{}, boxes: map[string]*box{}, code: map[string]int{},
 		forks: make(chan func()),
+		stems: newStems(),
 	}
 	if err := s.mountBase(); err != nil {
 		return err
@@ -76,6 +80,7 @@ func runSpawner(base, node string) error {
 			f()
 		}
 	}()
+	go s.growStems()
 	err = s.serve()
 	s.end()
 	return err
@@ -111,6 +116,13 @@ func (s *spawner) mountBase() error {
 		if err := unix.Symlink(target, "d/"+name); err != nil {
 			return err
 		}
+	}
+	// Images come later than sandboxes in the making: they propagate to those.
+	if err := unix.Mount("r", "r", "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "r", "", unix.MS_SHARED, ""); err != nil {
+		return err
 	}
 	for _, dir := range []string{"d", "e"} { // binds of their own, so that they can be read-only
 		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
@@ -162,8 +174,10 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 		return -1, nil
 	case wire.OpImage:
 		return -1, s.addImage(req.Image)
+	case wire.OpReserve:
+		return -1, s.reserve(req.UID)
 	case wire.OpStart:
-		b, err := s.start(req.ID, req.Start, fds)
+		b, err := s.start(req.ID, req.UID, req.Start, fds)
 		if err == nil {
 			reply.Group = b.group
 		}
@@ -355,6 +369,7 @@ func (s *spawner) codeMount(dirs []string) (int, error) {
 
 // end kills every sandbox, waits for each and removes what it made.
 func (s *spawner) end() {
+	s.stems.end()
 	s.mu.Lock()
 	s.ending = true
 	boxes := make([]*box, 0, len(s.boxes))
@@ -383,15 +398,15 @@ func (s *spawner) fork(f func() error) error {
 }
 
 // start makes a sandbox. fds are the program's socket and its output.
-func (s *spawner) start(id string, st *wire.Start, fds []int) (b *box, err error) {
+func (s *spawner) start(id string, uid uint32, st *wire.Start, fds []int) (*box, error) {
 	if st == nil || len(fds) != 2 {
 		return nil, errors.New("want a start and two descriptors")
 	}
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	if st.UID < 1<<16 || st.UID > 1<<31-2 {
-		return nil, errors.New("bad user")
+	if err := checkUID(uid); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	img := s.images[st.Image]
@@ -406,57 +421,65 @@ func (s *spawner) start(id string, st *wire.Start, fds []int) (b *box, err error
 	case ending:
 		return nil, errors.New("the spawner is stopping")
 	}
-	b = &box{s: s, id: id, share: "s/" + id, gone: make(chan struct{}), notify: -1}
-	defer func() {
-		if err != nil && !b.watched() {
-			b.abandon()
+	b := s.stems.take()
+	if b != nil {
+		s.stems.order(uid) // the users are for the next one
+	} else {
+		var err error
+		if b, err = s.newStem(uid); err != nil {
+			return nil, err
 		}
-	}()
-	if err := b.makeShare(); err != nil {
-		return nil, err
 	}
-	ctl, theirs, err := wire.Pair()
-	if err != nil {
-		return nil, err
-	}
-	b.ctl = ctl
-	err = s.fork(func() error { return b.clone(st.UID, theirs, fds) })
-	theirs.Close()
-	if err != nil {
-		return nil, fmt.Errorf("make namespaces: %w", err)
-	}
-	if b.group, err = s.cgroups.Create(id, b.pid, warmLimits); err != nil {
-		return nil, err
-	}
-	setup := wire.Setup{
-		Root: "r/" + st.Image, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
-		Filter: img.Filter, Landlock: s.landlock, Mask: masked,
-	}
-	if err := ctl.Send(&setup); err != nil {
-		return nil, err
-	}
-	var ready wire.FromInit
-	got, err := ctl.Receive(&ready)
-	if err != nil {
-		return nil, fmt.Errorf("init ended: %w", err)
-	}
-	if !ready.Ready || len(got) != 1 {
-		wire.CloseAll(got)
-		return nil, fmt.Errorf("init: %s", ready.Error)
-	}
-	b.notify = got[0]
-	if err := b.openTmp(); err != nil {
+	b.id = id
+	if err := s.dress(b, img, fds); err != nil {
+		b.abandon()
 		return nil, err
 	}
 	s.mu.Lock()
-	s.boxes[id] = b
+	_, taken = s.boxes[id]
+	if !taken {
+		s.boxes[id] = b
+	}
 	s.mu.Unlock()
+	if taken { // by a request that came at the same time
+		b.abandon()
+		return nil, errors.New("identifier in use")
+	}
 	go b.answerCalls()
 	go b.watch()
 	if st.Exec != nil {
 		return b, b.exec(st.Exec)
 	}
 	return b, nil
+}
+
+// dress gives a stem its root and its locks.
+func (s *spawner) dress(b *box, img *wire.Image, fds []int) error {
+	setup := wire.Setup{
+		Root: "r/" + img.Name, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
+		Filter: img.Filter, Landlock: s.landlock, Mask: masked,
+	}
+	if err := b.ctl.Send(&setup, fds...); err != nil {
+		return err
+	}
+	var ready wire.FromInit
+	got, err := b.ctl.Receive(&ready)
+	if err != nil {
+		return fmt.Errorf("init ended: %w", err)
+	}
+	if !ready.Ready || len(got) != 1 {
+		wire.CloseAll(got)
+		return fmt.Errorf("init: %s", ready.Error)
+	}
+	b.notify = got[0]
+	return b.openTmp()
+}
+
+func checkUID(uid uint32) error {
+	if uid < 1<<16 || uid > 1<<31-2 {
+		return errors.New("bad user")
+	}
+	return nil
 }
 
 func landlockVersion() int {

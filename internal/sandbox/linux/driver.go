@@ -171,7 +171,25 @@ func (d *Driver) helper(ctx context.Context) (*spawner, error) {
 	for _, c := range reply.Probe.Capabilities {
 		d.probed = append(d.probed, bawn.Capability(c))
 	}
+	go d.reserve(s)
 	return s, nil
+}
+
+// reserved is how many sandboxes the helper makes ahead; it bounds the number
+// itself. Each later start pays for the one that it took.
+const reserved = 4
+
+// reserve gives a new helper users for the sandboxes that it makes ahead.
+func (d *Driver) reserve(s *spawner) {
+	for range reserved {
+		uid, err := d.takeUID()
+		if err == nil {
+			_, _, err = s.call(context.Background(), wire.Request{Op: wire.OpReserve, UID: uid})
+		}
+		if err != nil {
+			return // the helper has ended, or whoever starts a sandbox will be told
+		}
+	}
 }
 
 // Probe says what the helper found when it started, and whether a sandbox made
@@ -296,11 +314,11 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 		s.boxes[spec.ID] = b
 	}
 	s.mu.Unlock()
-	start := &wire.Start{Image: spec.Image, UID: uid}
+	start := &wire.Start{Image: spec.Image}
 	if len(spec.Args) > 0 {
 		start.Exec = &wire.Exec{Args: spec.Args, Env: spec.Env}
 	}
-	reply, _, err := s.call(ctx, wire.Request{Op: wire.OpStart, ID: spec.ID, Start: start}, pair[1], int(theirs.Fd()))
+	reply, _, err := s.call(ctx, wire.Request{Op: wire.OpStart, ID: spec.ID, UID: uid, Start: start}, pair[1], int(theirs.Fd()))
 	unix.Close(pair[1])
 	theirs.Close()
 	if err == nil && reply.Group == nil {

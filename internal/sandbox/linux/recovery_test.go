@@ -40,25 +40,28 @@ func groupsOf(node string) []string {
 	return found
 }
 
-// usersOf lists processes of sandbox users, by their host user.
-func processesOfSandboxes() map[int]string {
-	found := map[int]string{}
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		status, _ := os.ReadFile("/proc/" + e.Name() + "/status")
-		for line := range strings.Lines(string(status)) {
-			if f := strings.Fields(line); len(f) > 1 && f[0] == "Uid:" {
-				if uid, _ := strconv.Atoi(f[1]); uid >= firstUID && uid < endUID {
-					found[pid] = string(status)
-				}
+// processesOf lists the processes in the cgroups of a node.
+func processesOf(node string) map[int]bool {
+	found := map[int]bool{}
+	for _, dir := range groupsOf(node) {
+		procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		for _, f := range strings.Fields(string(procs)) {
+			if pid, err := strconv.Atoi(f); err == nil {
+				found[pid] = true
 			}
 		}
 	}
 	return found
+}
+
+// alive returns those of the processes that still are.
+func alive(pids map[int]bool) (left []int) {
+	for pid := range pids {
+		if syscall.Kill(pid, 0) == nil {
+			left = append(left, pid)
+		}
+	}
+	return left
 }
 
 // startEmpty starts a parked sandbox.
@@ -82,7 +85,6 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := processesOfSandboxes()
 	var boxes []sandbox.Sandbox
 	for i := range 5 {
 		boxes = append(boxes, startEmpty(t, d, fmt.Sprint("n-", i)))
@@ -91,6 +93,10 @@ func TestCloseLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	helper := d.spawner.cmd.Process.Pid
+	processes := processesOf("leave-nothing")
+	if len(processes) < 5 {
+		t.Fatalf("only %d processes are in cgroups", len(processes))
+	}
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -104,8 +110,8 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if left := groupsOf("leave-nothing"); len(left) > 0 {
 		t.Errorf("cgroups are left: %v", left)
 	}
-	if now := processesOfSandboxes(); len(now) > len(before) {
-		t.Errorf("processes are left: %v", now)
+	if left := alive(processes); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
 	}
 	if err := syscall.Kill(helper, 0); err == nil {
 		t.Error("the helper still runs")
@@ -121,10 +127,13 @@ func TestCloseLeavesNothing(t *testing.T) {
 
 func TestHelperKilled(t *testing.T) {
 	d := newDriver(t)
-	before := len(processesOfSandboxes())
 	running, frozen := startEmpty(t, d, "r"), startEmpty(t, d, "f")
 	if err := frozen.Freeze(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	processes := processesOf("test")
+	if len(processes) < 2 {
+		t.Fatalf("only %d processes are in cgroups", len(processes))
 	}
 	syscall.Kill(d.spawner.cmd.Process.Pid, syscall.SIGKILL)
 	for _, b := range []sandbox.Sandbox{running, frozen} {
@@ -142,9 +151,7 @@ func TestHelperKilled(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Start after the helper was killed: %v", err)
 	}
-	eventually(t, "the old sandboxes are gone, the frozen one too", func() bool {
-		return len(processesOfSandboxes()) == before+1
-	})
+	eventually(t, "the old sandboxes are gone, the frozen one too", func() bool { return len(alive(processes)) == 0 })
 	again.Kill()
 	<-again.Done()
 }
@@ -161,12 +168,11 @@ func TestServerKilled(t *testing.T) {
 		startEmpty(t, d, "a")
 		startEmpty(t, d, "b").Freeze(t.Context())
 		fmt.Println("helper", d.spawner.cmd.Process.Pid)
-		select {}
+		select {} // until it is killed
 	}
 	if os.Getuid() != 0 {
 		t.Skip("making sandboxes needs root")
 	}
-	before := len(processesOfSandboxes())
 	cmd := exec.Command(os.Args[0], "-test.run=^TestServerKilled$")
 	cmd.Env = append(os.Environ(), asServer+"="+t.TempDir())
 	out, err := cmd.StdoutPipe()
@@ -185,10 +191,14 @@ func TestServerKilled(t *testing.T) {
 	if helper == 0 {
 		t.Fatal("the server did not start")
 	}
+	processes := processesOf("killed")
+	if len(processes) < 2 {
+		t.Fatalf("only %d processes are in cgroups", len(processes))
+	}
 	cmd.Process.Kill()
 	cmd.Wait()
 	eventually(t, "the helper has ended", func() bool { return syscall.Kill(helper, 0) != nil })
-	eventually(t, "the sandboxes have ended", func() bool { return len(processesOfSandboxes()) == before })
+	eventually(t, "the sandboxes have ended", func() bool { return len(alive(processes)) == 0 })
 	if left := groupsOf("killed"); len(left) > 0 {
 		t.Errorf("cgroups are left: %v", left)
 	}

@@ -34,6 +34,7 @@ type Op string
 const (
 	OpProbe   Op = "probe"
 	OpImage   Op = "image"
+	OpReserve Op = "reserve"
 	OpStart   Op = "start"
 	OpAttach  Op = "attach"
 	OpExec    Op = "exec"
@@ -51,6 +52,7 @@ type Request struct {
 	Op     Op      `json:"op"`
 	ID     string  `json:"id,omitempty"` // of the sandbox
 	Image  *Image  `json:"image,omitempty"`
+	UID    uint32  `json:"uid,omitempty"` // with reserve and start: the first of two host users that nobody had before
 	Start  *Start  `json:"start,omitempty"`
 	Attach *Attach `json:"attach,omitempty"`
 	Exec   *Exec   `json:"exec,omitempty"`
@@ -68,7 +70,6 @@ type Image struct {
 // and its output.
 type Start struct {
 	Image string `json:"image"`
-	UID   uint32 `json:"uid"` // on the host: of init; UID+1 is the program's
 	Exec  *Exec  `json:"exec,omitempty"`
 }
 
@@ -139,7 +140,8 @@ type Exit struct {
 	Error  string `json:"error,omitempty"` // the program could not be started, or init failed
 }
 
-// Setup is the first message from the spawner to an init.
+// Setup is the first message from the spawner to an init. The program's socket
+// and its output come with it.
 type Setup struct {
 	Root     string   `json:"root"`   // the image's mount in the inherited namespace
 	Share    string   `json:"share"`  // the folder through which code arrives

@@ -72,7 +72,7 @@ func TestMalformedMessages(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"seq":1,"op":"start","id":"x","start":{"image":"i","uid":70000,"exec":{"args":["a"],"env":null}}}`))
+	f.Add([]byte(`{"seq":1,"op":"start","id":"x","uid":70000,"start":{"image":"i","exec":{"args":["a"],"env":null}}}`))
 	f.Add([]byte(`{"seq":1,"op":"attach","attach":{"code":["/x"],"memory":1,"cpu":0.5,"pids":1,"tmp":0,"exec":false}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r Request
