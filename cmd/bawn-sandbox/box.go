@@ -40,7 +40,13 @@ type box struct {
 	mu      sync.Mutex
 	started bool
 	exit    wire.Exit
+
+	life    sync.Mutex // held by whoever uses pidfd or tmp, freezes or kills
+	dying   bool       // killed: must not be frozen any more
+	cleared bool       // the descriptors are closed, and may be another's
 }
+
+var errEnded = errors.New("the sandbox has ended")
 
 // makeShare makes a folder whose later mounts propagate into the sandbox, and
 // from there nowhere: the sandbox's user namespace makes it the receiving end.
@@ -83,10 +89,25 @@ func (b *box) abandon() {
 }
 
 func (b *box) kill() {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.cleared {
+		return
+	}
+	b.dying = true
 	unix.PidfdSendSignal(b.pidfd, unix.SIGKILL, nil, 0)
 	if b.group != nil && b.group.Frozen() {
 		b.group.Freeze(false) // a frozen process does not even die
 	}
+}
+
+func (b *box) freeze(on bool) error {
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.dying || b.cleared {
+		return errEnded
+	}
+	return b.group.Freeze(on)
 }
 
 func (b *box) reap() {
@@ -99,6 +120,9 @@ func (b *box) reap() {
 
 // clear removes what the kernel does not remove by itself.
 func (b *box) clear() {
+	b.life.Lock()
+	defer b.life.Unlock()
+	b.cleared = true
 	if b.group != nil {
 		b.exit.OOM = b.group.OOMKills() > 0
 		if err := b.group.Remove(); err != nil {
@@ -198,7 +222,13 @@ func (b *box) listen(port int) (int, error) {
 			return
 		}
 		defer unix.Close(home)
-		if err := unix.Setns(b.pidfd, unix.CLONE_NEWNET); err != nil {
+		b.life.Lock()
+		err = errEnded
+		if !b.cleared {
+			err = unix.Setns(b.pidfd, unix.CLONE_NEWNET)
+		}
+		b.life.Unlock()
+		if err != nil {
 			done <- result{-1, err}
 			return
 		}
@@ -239,6 +269,11 @@ func (b *box) openTmp() (err error) {
 func (b *box) resizeTmp(size int64) error {
 	if size == defaultTmp {
 		return nil
+	}
+	b.life.Lock()
+	defer b.life.Unlock()
+	if b.cleared {
+		return errEnded
 	}
 	fd, err := unix.Fspick(b.tmp, "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
 	if err != nil {

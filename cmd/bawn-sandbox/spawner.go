@@ -32,7 +32,8 @@ type spawner struct {
 	mu     sync.Mutex
 	images map[string]*wire.Image
 	boxes  map[string]*box
-	code   map[string]int // detached overlay by its folders
+	begun  map[string]bool // starts going on, by identifier: whether a kill came meanwhile
+	code   map[string]int  // detached overlay by its folders
 	ending bool
 }
 
@@ -61,7 +62,7 @@ func runSpawner(base, node string) error {
 	}
 	s := &spawner{
 		server: server, base: base,
-		images: map[string]*wire.Image{}, boxes: map[string]*box{}, code: map[string]int{},
+		images: map[string]*wire.Image{}, boxes: map[string]*box{}, begun: map[string]bool{}, code: map[string]int{},
 		forks: make(chan func()),
 		stems: newStems(),
 	}
@@ -185,9 +186,12 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 	}
 	s.mu.Lock()
 	b := s.boxes[req.ID]
+	if _, starting := s.begun[req.ID]; starting && req.Op == wire.OpKill {
+		s.begun[req.ID] = true
+	}
 	s.mu.Unlock()
 	if b == nil {
-		return -1, errors.New("the sandbox has ended")
+		return -1, errEnded
 	}
 	switch req.Op {
 	case wire.OpAttach:
@@ -197,9 +201,9 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 	case wire.OpListen:
 		return b.listen(req.Port)
 	case wire.OpFreeze:
-		return -1, b.group.Freeze(true)
+		return -1, b.freeze(true)
 	case wire.OpThaw:
-		return -1, b.group.Freeze(false)
+		return -1, b.freeze(false)
 	case wire.OpInspect:
 		reply.Facts = s.inspect(b)
 		return -1, nil
@@ -411,12 +415,21 @@ func (s *spawner) start(id string, uid uint32, st *wire.Start, fds []int) (*box,
 	s.mu.Lock()
 	img := s.images[st.Image]
 	_, taken := s.boxes[id]
+	_, begun := s.begun[id]
 	ending := s.ending
+	if !taken && !begun {
+		s.begun[id] = false
+		defer func() {
+			s.mu.Lock()
+			delete(s.begun, id)
+			s.mu.Unlock()
+		}()
+	}
 	s.mu.Unlock()
 	switch {
 	case img == nil:
 		return nil, fmt.Errorf("image %.60q is not prepared", st.Image)
-	case taken:
+	case taken || begun:
 		return nil, errors.New("identifier in use")
 	case ending:
 		return nil, errors.New("the spawner is stopping")
@@ -436,14 +449,14 @@ func (s *spawner) start(id string, uid uint32, st *wire.Start, fds []int) (*box,
 		return nil, err
 	}
 	s.mu.Lock()
-	_, taken = s.boxes[id]
-	if !taken {
+	killed := s.begun[id]
+	if !killed {
 		s.boxes[id] = b
 	}
 	s.mu.Unlock()
-	if taken { // by a request that came at the same time
+	if killed {
 		b.abandon()
-		return nil, errors.New("identifier in use")
+		return nil, errors.New("killed while it was started")
 	}
 	go b.answerCalls()
 	go b.watch()

@@ -41,7 +41,7 @@ func Find(node string) (*Tree, []string, error) {
 	c := &Tree{roots: map[string]string{}}
 	if dir, ok := mounts[""]; ok && len(mounts) == 1 {
 		c.V2 = true
-		missing, err := c.enterV2(filepath.Join(dir, own[""]), node)
+		missing, err := c.enterV2(filepath.Join(dir, home(own[""])), node)
 		return c, missing, err
 	}
 	var missing []string
@@ -61,6 +61,18 @@ func Find(node string) (*Tree, []string, error) {
 	return c, missing, c.sweep()
 }
 
+// leafName is the group that a v2 host's own processes move into.
+const leafName = "bawn-server"
+
+// home returns the group that the server was started in: it, and the shell it
+// was started from, are in the leaf below since the first start.
+func home(group string) string {
+	for filepath.Base(group) == leafName {
+		group = filepath.Dir(group)
+	}
+	return group
+}
+
 // enterV2 hands the controllers down from the group at base. A v2 group that
 // has controllers for its children may hold no process itself, so the
 // processes that are there move into a leaf first.
@@ -78,7 +90,7 @@ func (c *Tree) enterV2(base, node string) (missing []string, err error) {
 		return missing, nil
 	}
 	if _, err := os.Stat(filepath.Join(base, "cgroup.type")); err == nil { // the root group has no such file, and no such rule
-		leaf := filepath.Join(base, "bawn-server")
+		leaf := filepath.Join(base, leafName)
 		if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
@@ -209,6 +221,10 @@ func (c *Tree) Create(id string, pid int, limits Limits) (*Group, error) {
 		g.Dirs[name] = dir
 	}
 	err := g.Limit(limits)
+	if err == nil && !g.V2 {
+		// The v1 limit does not count what is swapped out, so nothing is.
+		err = g.set("memory", "memory.swappiness", "0")
+	}
 	for _, dir := range g.Dirs {
 		if err == nil {
 			err = write(dir, "cgroup.procs", strconv.Itoa(pid))

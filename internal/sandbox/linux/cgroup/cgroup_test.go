@@ -73,3 +73,14 @@ func TestCgroupV2Layout(t *testing.T) {
 		t.Errorf("missing %v", missing)
 	}
 }
+
+func TestHome(t *testing.T) {
+	for group, want := range map[string]string{
+		"/": "/", "/system.slice/bawn.service": "/system.slice/bawn.service",
+		"/a/bawn-server": "/a", "/bawn-server/bawn-server": "/",
+	} {
+		if got := home(group); got != want {
+			t.Errorf("home of %s is %s, want %s", group, got, want)
+		}
+	}
+}
