@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,12 +26,12 @@ import (
 // test may kill it.
 type server struct {
 	*client.Client
-	t    *testing.T
-	data string
-	env  []string
-	cmd  *exec.Cmd
-	log  bytes.Buffer
-	node string
+	t           *testing.T
+	data        string
+	contextFile string
+	cmd         *exec.Cmd
+	log         bytes.Buffer
+	node        string
 }
 
 // newServer starts a server on data, and skips the test where it cannot be root.
@@ -39,7 +40,7 @@ func newServer(t *testing.T, data string) *server {
 	if os.Getuid() != 0 {
 		t.Skip("SKIP: making sandboxes needs root")
 	}
-	s := &server{t: t, data: data, env: append(os.Environ(), "BAWN_CONTEXT="+filepath.Join(t.TempDir(), "context.json"))}
+	s := &server{t: t, data: data, contextFile: filepath.Join(t.TempDir(), "context.json")}
 	t.Cleanup(func() {
 		if s.cmd != nil {
 			s.cmd.Process.Signal(syscall.SIGTERM)
@@ -57,17 +58,17 @@ func newServer(t *testing.T, data string) *server {
 func (s *server) start() {
 	s.t.Helper()
 	s.cmd = exec.Command("bawn", "up", "--data", s.data, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0")
-	s.cmd.Env, s.cmd.Stderr = s.env, &s.log
+	s.cmd.Env, s.cmd.Stderr = append(os.Environ(), client.ContextEnv+"="+s.contextFile), &s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
 	status := exec.Command("bawn", "status", "--wait", "60s")
-	status.Env = s.env
+	status.Env = s.cmd.Env
 	if out, err := status.CombinedOutput(); err != nil {
 		s.t.Fatalf("%v: %s", err, out)
 	}
 	var err error
-	if s.Client, err = client.Open(strings.TrimPrefix(s.env[len(s.env)-1], "BAWN_CONTEXT=")); err != nil {
+	if s.Client, err = client.New(s.context()); err != nil {
 		s.t.Fatal(err)
 	}
 	st, err := s.Status(s.t.Context())
@@ -75,6 +76,16 @@ func (s *server) start() {
 		s.t.Fatal(err)
 	}
 	s.node = st.Node
+}
+
+// context says where the server is now.
+func (s *server) context() *client.Context {
+	s.t.Helper()
+	c, err := client.LoadContext(s.contextFile)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
 }
 
 // kill sends SIGKILL to processes, all at one moment, and waits for the
@@ -131,6 +142,9 @@ def handler(event, context):
 	}
 	spec := map[string]any{
 		"runtime": python, "handler": "app.handler", "owner": "tests",
+		"ingress": map[string]any{"http": []any{map[string]any{"method": "GET", "path": "/f", "access": map[string]any{
+			"public": map[string]any{"reason": "a test", "until": "2099-12-31"},
+		}}}},
 		"interior": map[string]any{"timeout": "60s", "reuse": map[string]any{"invocations": 1000}},
 	}
 	if _, err := s.Deploy(s.t.Context(), "f", spec, bawntest.Digest(data), false); err != nil {
@@ -160,22 +174,24 @@ func (s *server) mustCall(event, want string) {
 }
 
 // groups are the folders of the node's sandboxes in every cgroup hierarchy.
-func (s *server) groups() []string {
-	var list []string
+func (s *server) groups() map[string]fs.FileInfo {
+	found := map[string]fs.FileInfo{}
 	filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && strings.Contains(filepath.Dir(p), "bawn-"+s.node) {
-			list = append(list, p)
+			if i, err := d.Info(); err == nil {
+				found[p] = i
+			}
 		}
 		return nil
 	})
-	return list
+	return found
 }
 
 // inside returns the processes in groups by their number, each with the name of
 // its program.
-func inside(groups []string) map[int]string {
+func inside(groups map[string]fs.FileInfo) map[int]string {
 	found := map[int]string{}
-	for _, g := range groups {
+	for g := range groups {
 		b, _ := os.ReadFile(filepath.Join(g, "cgroup.procs")) // may have gone
 		for _, f := range strings.Fields(string(b)) {
 			pid, _ := strconv.Atoi(f)
@@ -211,7 +227,7 @@ func (s *server) helper() int {
 func (s *server) frozen() {
 	s.t.Helper()
 	until(s.t, "an instance is frozen", func() string {
-		for _, g := range s.groups() {
+		for g := range s.groups() {
 			state, _ := os.ReadFile(filepath.Join(g, "freezer.state"))
 			events, _ := os.ReadFile(filepath.Join(g, "cgroup.events"))
 			if strings.TrimSpace(string(state)) == "FROZEN" || strings.Contains(string(events), "frozen 1") {
@@ -224,7 +240,7 @@ func (s *server) frozen() {
 
 // gone waits until nothing is left of processes and groups, and the host's table
 // has no mount from the data directory.
-func (s *server) gone(pids map[int]string, groups []string) {
+func (s *server) gone(pids map[int]string, groups map[string]fs.FileInfo) {
 	s.t.Helper()
 	until(s.t, "nothing is left", func() string {
 		for pid, name := range pids {
@@ -234,8 +250,8 @@ func (s *server) gone(pids map[int]string, groups []string) {
 				}
 			}
 		}
-		for _, g := range groups {
-			if _, err := os.Stat(g); err == nil {
+		for g, was := range groups {
+			if is, err := os.Stat(g); err == nil && os.SameFile(is, was) { // the name may be another's now
 				return "cgroup " + g
 			}
 		}
@@ -276,8 +292,8 @@ func until(t *testing.T, what string, left func() string) {
 }
 
 // slow begins a call that does not end by itself, and returns once it runs.
-// It also returns the instance's id.
-func (s *server) slow() (id string, call <-chan error) {
+// It also returns the instance, as the kernel has it.
+func (s *server) slow() (in bawn.Instance, call <-chan error) {
 	s.t.Helper()
 	ended := make(chan error, 1)
 	go func() {
@@ -291,13 +307,32 @@ func (s *server) slow() (id string, call <-chan error) {
 		}
 		for _, i := range d.Instances {
 			if i.State == "busy" {
-				id = i.ID
+				in = i
 				return ""
 			}
 		}
 		return fmt.Sprint(d.Instances)
 	})
-	return id, ended
+	return in, ended
+}
+
+// program returns the process of an instance's program. No other instance has
+// its host user.
+func (s *server) program(in bawn.Instance) int {
+	s.t.Helper()
+	for _, f := range in.Facts {
+		if f.Name != "host user" {
+			continue
+		}
+		for pid, name := range inside(s.groups()) {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if strings.HasPrefix(name, "python") && strings.Contains(string(status), "\nUid:\t"+strings.Fields(f.Value)[0]+"\t") {
+				return pid
+			}
+		}
+	}
+	s.t.Fatalf("no program of %+v in %v", in, inside(s.groups()))
+	return 0
 }
 
 // ends waits for the error of a slow call.
@@ -394,16 +429,19 @@ func TestKilledInstance(t *testing.T) {
 	s := newServer(t, filepath.Join(t.TempDir(), "data"))
 	s.deploy()
 	s.mustCall(`{}`, "1")
-	id, call := s.slow()
-	killed := 0
-	groups := slices.DeleteFunc(s.groups(), func(g string) bool { return !strings.Contains(g, id) })
-	for pid, name := range inside(groups) {
-		if strings.HasPrefix(name, "python") && syscall.Kill(pid, syscall.SIGKILL) == nil {
-			killed++
-		}
+	in, call := s.slow()
+	pid := s.program(in)
+	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if killed == 0 {
-		t.Fatalf("no program of instance %s in %v", id, s.groups())
+	groups := s.groups()
+	maps.DeleteFunc(groups, func(g string, _ fs.FileInfo) bool { return !strings.Contains(string(own), "/"+filepath.Base(g)+"\n") })
+	if len(groups) == 0 {
+		t.Fatalf("no cgroup of process %d in %s", pid, own)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
 	}
 	if err := ends(t, call); !strings.Contains(err.Error(), "Runtime exited with error: signal: killed") {
 		t.Errorf("the caller hears %v", err)

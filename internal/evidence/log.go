@@ -164,12 +164,12 @@ func (l *Log) poke() {
 }
 
 // unkept is the error of a record that cannot be kept. It keeps the store's
-// way out.
+// reason and way out.
 func unkept(err error) error {
 	e := bawn.Wrap(err, bawn.CodeUnavailable, "evidence.append", "what happens cannot be recorded, so it must not happen")
 	var cause *bawn.Error
 	if errors.As(err, &cause) {
-		e.Fix = cause.Fix
+		e.Message, e.Fix = e.Message+": "+cause.Message, cause.Fix
 	}
 	return e
 }

@@ -291,11 +291,16 @@ func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 	switch e.Code {
 	case bawn.CodeUnauthenticated:
 		w.Header()["Www-Authenticate"] = []string{`Bearer realm="bawn"`}
-	case bawn.CodeThrottled, bawn.CodeUnavailable:
+	case bawn.CodeThrottled:
+		w.Header()["Retry-After"] = []string{"1"}
+	case bawn.CodeUnavailable:
+		// What the node lacks, such as room on its disk, is not for its callers.
 		w.Header()["Retry-After"] = []string{"1"}
 		if e.Err != nil {
 			t.cfg.Errors.Error("a call was refused", "invocation", c.ID, "function", c.Target.String(), "err", err)
 		}
+		writeError(w, r, e.Code.Status(), "Service Unavailable", c.ID, "")
+		return
 	case bawn.CodeNotFound:
 		// A function's name and how to list them is for who has a key.
 		writeError(w, r, http.StatusNotFound, "Not Found", c.ID, "")
