@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,11 +41,6 @@ type Node struct {
 	stop          context.CancelFunc
 	ready         chan struct{}
 	isReady       atomic.Bool
-	refusals      struct {
-		sync.Mutex
-		second      int64
-		count, left int
-	}
 
 	closers  []closer
 	close    sync.Once
@@ -172,10 +166,15 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	authorize := func(ctx context.Context, p bawn.Principal, action string) error {
 		return n.authorize(ctx, rules, p, action)
 	}
+	refused := func(ctx context.Context, source, reason string) {
+		if err := rules.Refused(ctx, source, reason); err != nil {
+			log.Warn("a refusal could not be recorded", "source", source, "error", err)
+		}
+	}
 	handler := api.New(api.Config{
 		Control: changes, Keys: n.keys, Log: log, Now: time.Now, Stopping: n.stopping,
 		Status: n.status, Invoker: n.invoker, Inspect: n.inspect, Doctor: n.doctor,
-		Authorize: authorize, Refused: n.refused, Flush: logs.Flush,
+		Authorize: authorize, Refused: refused, Flush: logs.Flush,
 		Extra: map[string]http.Handler{"GET /metrics": metrics.handler()},
 	})
 
@@ -312,38 +311,6 @@ func (n *Node) authorize(ctx context.Context, rules *policy.Engine, p bawn.Princ
 		return &bawn.Error{Code: bawn.CodeDenied, Op: "node." + action, Message: d.Reason, Fix: d.Fix}
 	}
 	return nil
-}
-
-// refusedBurst bounds how many refusals of strangers become evidence of their
-// own each second; a flood of them would otherwise fill the log for free.
-const refusedBurst = 10
-
-// refused records a request to the admin listener without a good credential.
-// Those beyond the burst are counted in the next one that is recorded.
-func (n *Node) refused(ctx context.Context, source, reason string) {
-	second := time.Now().Unix()
-	n.refusals.Lock()
-	if n.refusals.second != second {
-		n.refusals.second, n.refusals.count = second, 0
-	}
-	n.refusals.count++
-	if n.refusals.count > refusedBurst {
-		n.refusals.left++
-		n.refusals.Unlock()
-		return
-	}
-	left := n.refusals.left
-	n.refusals.left = 0
-	n.refusals.Unlock()
-
-	r := n.event("authenticate", "deny", nil)
-	r.Kind, r.Source, r.Reason, r.Principal = bawn.KindDecision, source, reason, bawn.Anonymous().String()
-	if left > 0 {
-		r.Detail = map[string]string{"leftOut": strconv.Itoa(left)}
-	}
-	if err := n.record.Append(context.WithoutCancel(ctx), r); err != nil {
-		n.cfg.Log.Warn("a refusal could not be recorded", "source", source, "error", err)
-	}
 }
 
 func (n *Node) event(action, outcome string, detail map[string]string) bawn.Record {

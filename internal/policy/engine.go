@@ -5,6 +5,8 @@ package policy
 import (
 	"context"
 	"slices"
+	"strconv"
+	"sync"
 	"time"
 
 	"bawn.dev/bawn"
@@ -44,10 +46,52 @@ type Decision struct {
 	Fix    string // the way out of a denial, for the caller
 }
 
+// strangerBurst bounds how many refusals of strangers each door records in a
+// second. Asking costs them nothing, each record costs a sync of the disk, and
+// the oldest records go when the log is full: without a bound a flood would wash
+// away what happened before it.
+const strangerBurst = 10
+
 // Engine decides and records. It is safe for concurrent use.
 type Engine struct {
 	log *evidence.Log
 	now func() time.Time
+
+	// The refusals of strangers, each door with a burst of its own: a flood at
+	// the public one must not hide who tries the other.
+	calls, rest burst
+}
+
+// burst counts the refusals of strangers at one door.
+type burst struct {
+	mu     sync.Mutex
+	second int64
+	count  int // in that second
+	left   int // not recorded since the last one that was
+}
+
+// take reports whether a refusal at now is to be recorded, and how many before
+// it were not.
+func (b *burst) take(now time.Time) (left int, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if second := now.Unix(); b.second != second {
+		b.second, b.count = second, 0
+	}
+	if b.count >= strangerBurst {
+		b.left++
+		return 0, false
+	}
+	b.count++
+	left, b.left = b.left, 0
+	return left, true
+}
+
+// lost takes back what was to be recorded and could not be.
+func (b *burst) lost(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left += n
 }
 
 // New returns an engine that records in log. now is the clock; nil means
@@ -63,6 +107,10 @@ func New(log *evidence.Log, now func() time.Time) *Engine {
 // recorded, denied ones are. If the record fails, so does the request: the
 // Decision is a denial and the error has CodeUnavailable. A denial alone is no
 // error.
+//
+// The denials of anonymous callers are recorded up to a number each second. The
+// others are counted, in the detail leftOut of the next that is recorded, and
+// do not wait for the disk.
 func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	now := e.now()
 	d := e.decide(req, now)
@@ -84,10 +132,48 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 			r.Control = "A11"
 		}
 	}
-	if err := e.log.Append(ctx, r); err != nil {
+	record := e.log.Append
+	if !d.Allow && req.Principal.Kind == bawn.Anonymous().Kind {
+		door := &e.rest
+		if req.Action == Invoke {
+			door = &e.calls
+		}
+		record = func(ctx context.Context, r bawn.Record) error { return e.refuse(ctx, door, r) }
+	}
+	if err := record(ctx, r); err != nil {
 		return Decision{Reason: "the decision cannot be recorded", Fix: "try again when the node is healthy"}, err
 	}
 	return d, nil
+}
+
+// Refused records that a request to the control API from source came without a
+// good credential, in the bounds of the denials of [Engine.Authorize]. An error
+// means that it could not be recorded; the request is refused in any case.
+func (e *Engine) Refused(ctx context.Context, source, reason string) error {
+	return e.refuse(ctx, &e.rest, bawn.Record{
+		Time: e.now(), Kind: bawn.KindDecision, Tenant: bawn.DefaultTenant,
+		Principal: bawn.Anonymous().String(), Source: source, Action: "authenticate", Outcome: "deny", Reason: reason,
+	})
+}
+
+// refuse records the refusal r of a stranger, or counts it.
+func (e *Engine) refuse(ctx context.Context, door *burst, r bawn.Record) error {
+	left, ok := door.take(r.Time)
+	if !ok {
+		return nil
+	}
+	if left > 0 {
+		if r.Detail == nil {
+			r.Detail = map[string]string{}
+		}
+		r.Detail["leftOut"] = strconv.Itoa(left)
+	}
+	// Who hangs up must not be able to leave no trace.
+	if err := e.log.Append(context.WithoutCancel(ctx), r); err != nil {
+		door.lost(left + 1)
+		return err
+	}
+	return nil
 }
 
 func reads(a Action) bool { return a == Read || a == Logs || a == Events || a == Node }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +159,68 @@ func TestRecords(t *testing.T) {
 	}
 	if refused == 0 {
 		t.Fatal("permission was given without a store to record it in")
+	}
+}
+
+// A flood of strangers leaves a few records a second, and in the next one how
+// many there were; it hides neither who has a key nor the other door.
+func TestStrangersAreBounded(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	e, l, s := open(t, func() time.Time { return now })
+	f := bawn.Ref{Tenant: "main", Function: "f"}
+	deny := func(p bawn.Principal, a Action) {
+		t.Helper()
+		if d, err := e.Authorize(t.Context(), Request{Principal: p, Action: a, Resource: f}); d.Allow || err != nil {
+			t.Fatalf("%+v, %v", d, err)
+		}
+	}
+	const flood = 1000
+	for range flood {
+		deny(bawn.Anonymous(), Invoke)
+	}
+	for range 3 * strangerBurst {
+		deny(key("main", bawn.RoleViewer), Invoke)
+	}
+	for range flood {
+		if err := e.Refused(t.Context(), "192.0.2.1", "no key"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deny(bawn.Anonymous(), Logs)
+	now = now.Add(time.Second)
+	deny(bawn.Anonymous(), Invoke)
+	deny(bawn.Anonymous(), Invoke)
+	deny(bawn.Anonymous(), Logs)
+	got := map[string]int{}
+	var left []string
+	if err := l.Read(t.Context(), evidence.Query{Tenant: "main"}, func(r bawn.Record) error {
+		got[r.Principal+" "+r.Action]++
+		if n := r.Detail["leftOut"]; n != "" {
+			left = append(left, r.Action+" "+n)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{
+		"anonymous:anonymous invoke": strangerBurst + 2, "key:0123 invoke": 3 * strangerBurst,
+		"anonymous:anonymous authenticate": strangerBurst, "anonymous:anonymous logs": 1,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("recorded %v, want %v", got, want)
+	}
+	if s := fmt.Sprint(left); s != fmt.Sprintf("[invoke %d logs %d]", flood-strangerBurst, flood-strangerBurst+1) {
+		t.Errorf("left out: %s", s)
+	}
+
+	// What cannot be written is counted, not forgotten.
+	s.Close()
+	now = now.Add(time.Second)
+	if err := e.Refused(t.Context(), "192.0.2.1", "no key"); bawn.ErrorCode(err) != bawn.CodeUnavailable {
+		t.Errorf("with the store closed: %v", err)
+	}
+	if e.rest.left != 1 {
+		t.Errorf("%d counted", e.rest.left)
 	}
 }
 
