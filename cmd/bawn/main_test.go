@@ -27,8 +27,9 @@ func TestMain(m *testing.M) {
 // The stories of testdata/script run this very program. Commands of their own:
 //
 //	node                    start a node; bawn finds it, $PUBLIC is where calls go
-//	https [-key KEY] [-data BODY] METHOD PATH STATUS
-//	                        call the public listener; the body becomes stdout
+//	https [-key KEY] [-data BODY] [-file FILE] [-to admin] METHOD PATH STATUS
+//	                        call the public listener; the body becomes stdout. The
+//	                        admin listener is called with the context's key
 //	linkzip FILE            make a package that holds a symbolic link
 //	bombzip FILE            make a package that unpacks to far more than it is
 //	bigfile FILE BYTES      make a JSON string of so many bytes
@@ -126,24 +127,32 @@ func TestScripts(t *testing.T) {
 }
 
 func https(ts *testscript.TestScript, neg bool, args []string) {
-	var key, data string
+	var key, data, to string
 	for len(args) > 2 && strings.HasPrefix(args[0], "-") {
 		switch args[0] {
 		case "-key":
 			key = args[1]
 		case "-data":
 			data = args[1]
+		case "-file":
+			data = ts.ReadFile(args[1])
+		case "-to":
+			to = args[1]
 		default:
 			ts.Fatalf("https: unknown flag %s", args[0])
 		}
 		args = args[2:]
 	}
 	if len(args) != 3 || neg {
-		ts.Fatalf("usage: https [-key KEY] [-data BODY] METHOD PATH STATUS")
+		ts.Fatalf("usage: https [-key KEY] [-data BODY] [-file FILE] [-to admin] METHOD PATH STATUS")
 	}
 	c, err := client.LoadContext(ts.Getenv("BAWN_CONTEXT"))
 	ts.Check(err)
-	req, err := http.NewRequest(args[0], c.Public+args[1], strings.NewReader(data))
+	url := c.Public
+	if to == "admin" {
+		url, key = c.URL, c.Key
+	}
+	req, err := http.NewRequest(args[0], url+args[1], strings.NewReader(data))
 	ts.Check(err)
 	if key != "" {
 		req.Header.Set("Authorization", "Bearer "+key)

@@ -193,11 +193,30 @@ func (a *app) init(ctx context.Context, name string, rt bawn.Runtime, dir string
 		return a.printJSON(map[string]any{"function": name, "folder": dir, "files": names, "built": built})
 	}
 	a.printf("made %s: %s\n", clean(dir), strings.Join(names, " "))
+	deploy := "bawn deploy " + shellWord(dir)
 	if !built {
-		a.printf("Go is not installed here. Once it is, build with: sh %s\n", clean(filepath.Join(dir, "build.sh")))
+		a.printf("Go is not installed here. Once it is, build first.\n")
+		deploy = "sh " + shellWord(filepath.Join(dir, "build.sh")) + " && " + deploy
 	}
-	a.printf("next: bawn deploy %s && bawn invoke %s\n", clean(dir), name)
+	// Two steps, for who may deploy may not be who may call.
+	a.printf("next: %s\n", deploy)
+	a.printf("then: bawn invoke %s    # as admin or invoker; a deployer may look: bawn show %s\n", name, name)
 	return nil
+}
+
+// shellWord returns s as one word for a shell, and as no flag.
+func shellWord(s string) string {
+	if strings.HasPrefix(s, "-") {
+		s = "./" + s
+	}
+	s = clean(s)
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:@%,", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // build runs the build script. It reports false if there is no Go.
