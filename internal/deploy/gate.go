@@ -328,7 +328,7 @@ func (g *Gate) Path(ctx context.Context, a bawn.Artifact) (string, error) {
 	if aside := g.setAside(ctx, hexDigest, err); aside != nil {
 		return "", fail(aside, "tampered code could not be moved aside")
 	}
-	return "", bawn.Wrap(err, bawn.CodeUnprocessable, "deploy.path", "the function's code on this node is not what was deployed, and was not run").
+	return "", bawn.Wrap(err, bawn.CodeUnavailable, "deploy.path", "the function's code on this node is not what was deployed, and was not run").
 		WithFix("call again: it is unpacked anew from the store; find out who wrote to the data directory")
 }
 
@@ -364,7 +364,7 @@ func (g *Gate) restore(ctx context.Context, a bawn.Artifact, hexDigest string) (
 		return err
 	}
 	if got.Tree != a.Tree {
-		return bawn.Errorf(bawn.CodeUnprocessable, "deploy.path", "the stored package does not hold what was deployed").WithFix("deploy the function again")
+		return bawn.Errorf(bawn.CodeUnavailable, "deploy.path", "the stored package does not hold what was deployed").WithFix("deploy the function again")
 	}
 	if err := os.Rename(filepath.Join(stage, "tree"), filepath.Join(g.cfg.Dir, hexDigest)); err != nil {
 		return err

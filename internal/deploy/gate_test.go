@@ -358,7 +358,7 @@ func TestF9TamperedCodeDoesNotStart(t *testing.T) {
 				if err := tamper(dir); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := g.Path(t.Context(), a); bawn.ErrorCode(err) != bawn.CodeUnprocessable {
+				if _, err := g.Path(t.Context(), a); bawn.ErrorCode(err) != bawn.CodeUnavailable {
 					t.Fatalf("got %v", err)
 				}
 				if len(*records) != 1 || (*records)[0].Control != "F9" || (*records)[0].Detail["artifact"] != a.Digest {
@@ -441,7 +441,7 @@ func TestPathUnpacksAgain(t *testing.T) {
 	}
 	other := a
 	other.Tree = digestOf(nil)
-	if _, err := g.Path(t.Context(), other); bawn.ErrorCode(err) != bawn.CodeUnprocessable {
+	if _, err := g.Path(t.Context(), other); bawn.ErrorCode(err) != bawn.CodeUnavailable {
 		t.Errorf("another tree: %v", err)
 	}
 }

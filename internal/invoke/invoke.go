@@ -111,6 +111,7 @@ type story struct {
 	call      *bawn.Call
 	admission *ingress.Admission
 	began     time.Time
+	left      bool // the caller did not want the rest of the answer
 }
 
 // end settles the call and appends its outcome. The error it returns is err, or
@@ -147,6 +148,8 @@ func (s *story) outcome(r *bawn.Result, u bawn.Usage, err error) bawn.Record {
 		return rec
 	case r.FunctionError != "":
 		rec.Outcome, rec.Reason = "error", string(r.Cause)
+	case s.left:
+		rec.Reason = "the caller left before the end of the answer"
 	}
 	rec.Detail = map[string]string{
 		"duration":  u.Duration.String(),
@@ -193,12 +196,12 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the instance if the stream was not read to its end.
+// Close ends the instance if the stream was not read to its end. That the
+// caller left is no failure of the function.
 func (s *stream) Close() error {
 	err := s.ReadCloser.Close()
 	if !s.ended {
-		s.ended = true
-		s.result.FunctionError, s.result.Cause = "Unhandled", bawn.CodeFunctionError
+		s.ended, s.story.left = true, true
 		if e := s.story.end(s.ctx, s.result, nil); e != nil {
 			return e
 		}

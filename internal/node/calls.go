@@ -149,8 +149,7 @@ func (c *calls) failed() <-chan error {
 // serveCall serves a request on the public listener.
 func (n *Node) serveCall(w http.ResponseWriter, r *http.Request) {
 	if err := n.calls.ready(r.Context()); err != nil {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, `{"message":"Service Unavailable"}`, http.StatusServiceUnavailable)
+		trigger.Unavailable(w, r)
 		return
 	}
 	n.calls.trigger.ServeHTTP(w, r)

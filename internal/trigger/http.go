@@ -239,7 +239,7 @@ func (t *httpTrigger) stream(w http.ResponseWriter, r *http.Request, c *bawn.Cal
 	}
 	p.writeHead(w)
 	if r.Method == http.MethodHead {
-		return // Close ends what would go on
+		return // all that was asked for; Close ends what would go on
 	}
 	flush := http.NewResponseController(w)
 	for {
@@ -279,34 +279,65 @@ func (t *httpTrigger) malformed(w http.ResponseWriter, r *http.Request, c *bawn.
 	t.functionFailed(w, r, c, bawn.CodeFunctionError)
 }
 
-// fail renders an error: its kind, its message and its fix, never its cause.
-// Control D6.
+// fail renders an error. What the caller did wrong is told with the way out;
+// of everything else the caller hears its kind in a fixed sentence, and the
+// function's owner reads under the id what it was. Control D6.
 func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, err error) {
 	var e *bawn.Error
-	if !errors.As(err, &e) || e.Code.Status() == http.StatusInternalServerError {
-		t.cfg.Errors.Error("a call failed", "invocation", c.ID, "function", c.Target.String(), "err", err)
-		writeError(w, r, http.StatusInternalServerError, "Internal Server Error", c.ID, "")
-		return
-	}
-	switch e.Code {
+	code := bawn.ErrorCode(err)
+	switch errors.As(err, &e); code {
 	case bawn.CodeUnauthenticated:
 		w.Header()["Www-Authenticate"] = []string{`Bearer realm="bawn"`}
-	case bawn.CodeThrottled:
-		w.Header()["Retry-After"] = []string{"1"}
-	case bawn.CodeUnavailable:
-		// What the node lacks, such as room on its disk, is not for its callers.
-		w.Header()["Retry-After"] = []string{"1"}
-		if e.Err != nil {
-			t.cfg.Errors.Error("a call was refused", "invocation", c.ID, "function", c.Target.String(), "err", err)
-		}
-		writeError(w, r, e.Code.Status(), "Service Unavailable", c.ID, "")
+		writeError(w, r, code.Status(), e.Message, c.ID, e.Fix)
+		return
+	case bawn.CodeInvalid, bawn.CodeDenied, bawn.CodeTooLarge:
+		writeError(w, r, code.Status(), e.Message, c.ID, e.Fix)
 		return
 	case bawn.CodeNotFound:
 		// A function's name and how to list them is for who has a key.
-		writeError(w, r, http.StatusNotFound, "Not Found", c.ID, "")
+		writeError(w, r, code.Status(), "Not Found", c.ID, "")
 		return
 	}
-	writeError(w, r, e.Code.Status(), e.Message, c.ID, e.Fix)
+	if r.Context().Err() == nil { // otherwise all that went wrong is that the caller left
+		t.explain(c, e, err)
+	}
+	switch code {
+	case bawn.CodeThrottled, bawn.CodeUnavailable:
+		w.Header()["Retry-After"] = []string{"1"}
+		writeError(w, r, code.Status(), http.StatusText(code.Status()), c.ID, "")
+	case bawn.CodeFunctionError, bawn.CodeFunctionTimeout:
+		t.functionFailed(w, r, c, code)
+	default:
+		writeError(w, r, http.StatusInternalServerError, "Internal Server Error", c.ID, "")
+	}
+}
+
+// explain tells the function's owner why a call was not answered, and the
+// operator what is wrong with the node. e is the *bawn.Error in err, or nil.
+func (t *httpTrigger) explain(c *bawn.Call, e *bawn.Error, err error) {
+	if e == nil || e.Code.Status() == http.StatusInternalServerError || e.Err != nil && e.Code != bawn.CodeThrottled {
+		t.cfg.Errors.Error("a call failed", "invocation", c.ID, "function", c.Target.String(), "err", err)
+	}
+	if c.Principal.Kind == "" {
+		return // refused before it was known who calls: nothing of the function's
+	}
+	text := "the call was not answered: an internal error"
+	if e != nil {
+		text = "the call was not answered: " + e.Message
+		if e.Fix != "" {
+			text += "; " + e.Fix
+		}
+	}
+	t.cfg.Invoker.Note(c, text)
+}
+
+// Unavailable answers a request that came before calls can be served, as every
+// other that the node cannot serve now.
+func Unavailable(w http.ResponseWriter, r *http.Request) {
+	id := bawn.NewID()
+	w.Header()["X-Request-Id"] = []string{id}
+	w.Header()["Retry-After"] = []string{"1"}
+	writeError(w, r, http.StatusServiceUnavailable, http.StatusText(http.StatusServiceUnavailable), id, "")
 }
 
 // writeError sends an error document.

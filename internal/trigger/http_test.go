@@ -2,6 +2,7 @@ package trigger
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -9,10 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -149,6 +153,7 @@ type front struct {
 	log    *evidence.Log
 	pool   *interior.Pool
 	gate   *ingress.Gate
+	calls  *invoke.Invoker
 	mu     sync.Mutex
 	lines  []bawn.LogLine
 	seen   []invoke.Observation
@@ -224,6 +229,7 @@ func newFront(t testing.TB, run program, change func(*bawn.Version)) *front {
 			f.seen = append(f.seen, o)
 		}
 	}})
+	f.calls = invoker
 	srv := httptest.NewUnstartedServer(NewHTTP(HTTPConfig{Invoker: invoker}))
 	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS13}
 	srv.StartTLS()
@@ -403,6 +409,78 @@ func TestD6(t *testing.T) {
 	}
 }
 
+// What is wrong with the node, or how it is set up, is not for who calls: that
+// hears a fixed sentence and the id under which the owner reads the rest.
+// Control D6.
+func TestD6OfTheNode(t *testing.T) {
+	f := newFront(t, echo, nil)
+	var log bytes.Buffer
+	h := NewHTTP(HTTPConfig{Invoker: f.calls, Errors: slog.New(slog.NewTextHandler(&log, nil))}).(*httpTrigger)
+	fail := func(ctx context.Context, id string, err error) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.fail(w, httptest.NewRequestWithContext(ctx, "GET", "/hello", nil),
+			&bawn.Call{ID: id, Target: bawn.Ref{Tenant: "main", Function: "hello"}, Principal: bawn.Anonymous()}, err)
+		return w
+	}
+	noted := func(id, text string) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return slices.ContainsFunc(f.lines, func(l bawn.LogLine) bool {
+			return l.Platform && l.Invocation == id && strings.Contains(l.Text, text)
+		})
+	}
+	own := map[bawn.Code]bool{bawn.CodeInvalid: true, bawn.CodeUnauthenticated: true, bawn.CodeDenied: true, bawn.CodeTooLarge: true}
+	for code, want := range map[bawn.Code]string{
+		bawn.CodeInvalid: "400", bawn.CodeUnauthenticated: "401", bawn.CodeDenied: "403", bawn.CodeTooLarge: "413",
+		bawn.CodeNotFound: "404 Not Found", bawn.CodeConflict: "500 Internal Server Error", bawn.CodeUnprocessable: "500 Internal Server Error",
+		bawn.CodeThrottled: "429 Too Many Requests", bawn.CodeInternal: "500 Internal Server Error", bawn.CodeUnavailable: "503 Service Unavailable",
+		bawn.CodeFunctionError: "502 Internal Server Error", bawn.CodeFunctionTimeout: "504 Gateway Timeout",
+	} {
+		id := "id-" + string(code)
+		w := fail(t.Context(), id, bawn.Wrap(errors.New("the cause"), code, "op", "the detail").WithFix("the way out"))
+		body := w.Body.String()
+		exact := `{"message":"` + want[min(4, len(want)):] + `","id":"` + id + "\"}\n"
+		if own[code] {
+			exact = `{"message":"the detail","id":"` + id + `","fix":"the way out"}` + "\n"
+		}
+		if strconv.Itoa(w.Code) != want[:3] || body != exact {
+			t.Errorf("%s: %d %s, want %s", code, w.Code, body, exact)
+		}
+		if retry := w.Header().Get("Retry-After") != ""; retry != (w.Code == 429 || w.Code == 503) {
+			t.Errorf("%s: Retry-After %v", code, retry)
+		}
+		if told := noted(id, "the detail; the way out"); told == (own[code] || code == bawn.CodeNotFound) {
+			t.Errorf("%s: in the function's log: %v", code, told)
+		}
+	}
+	if w := fail(t.Context(), "id-other", errors.New("the cause")); w.Code != 500 || strings.Contains(w.Body.String(), "cause") || !noted("id-other", "internal") {
+		t.Errorf("another error: %d %s", w.Code, w.Body)
+	}
+	if !strings.Contains(log.String(), "id-unavailable") || !strings.Contains(log.String(), "id-other") {
+		t.Errorf("the node's log: %s", log.String())
+	}
+
+	// Who hangs up while the call waits has not met an error.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	log.Reset()
+	fail(ctx, "id-gone", bawn.Wrap(ctx.Err(), bawn.CodeUnavailable, "run", "the caller went away"))
+	if log.Len() > 0 || noted("id-gone", "") {
+		t.Errorf("of a caller who went away the log says %s", log.String())
+	}
+}
+
+// Before calls can be served, the answer has the form of any other.
+func TestUnavailable(t *testing.T) {
+	w := httptest.NewRecorder()
+	Unavailable(w, httptest.NewRequest("GET", "/hello", nil))
+	var e struct{ Message, ID string }
+	if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || w.Code != 503 || e.ID == "" || e.ID != w.Header().Get("X-Request-Id") ||
+		w.Header().Get("Content-Type") != "application/json" || w.Header().Get("Retry-After") == "" || e.Message != "Service Unavailable" {
+		t.Errorf("got %d %s %v", w.Code, w.Body, w.Header())
+	}
+}
+
 func TestHead(t *testing.T) {
 	f := newFront(t, func(w io.Writer, id string, _ []byte) {
 		respond(w, id, `{"statusCode":203,"headers":{"x-a":"b"},"body":"1234"}`)
@@ -495,9 +573,53 @@ func TestStreamingEndsBadly(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	f.driver.mu.Lock()
-	defer f.driver.mu.Unlock()
 	if f.driver.killed == 0 || f.pool.Stats().Instances["busy"] != 0 {
 		t.Errorf("%d killed, %+v", f.driver.killed, f.pool.Stats())
+	}
+	f.driver.mu.Unlock()
+
+	// The head is all that HEAD asks for.
+	r, _ := http.NewRequest("HEAD", f.url+"/hello", nil)
+	r.Header.Set("Authorization", "Bearer "+f.key)
+	if resp, err := f.client.Do(r); err != nil || resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "text/plain" {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+
+	// The first failed. That the others were not read to their end is not the
+	// function's failure.
+	f.seenAtLeast(3)
+	if err := f.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var outcomes []string
+	f.log.Read(t.Context(), evidence.Query{Kinds: []bawn.RecordKind{bawn.KindOutcome}}, func(r bawn.Record) error {
+		outcomes = append(outcomes, r.Outcome+" "+r.Reason)
+		return nil
+	})
+	const left = "ok the caller left before the end of the answer"
+	if want := []string{"error function_error", left, left}; !slices.Equal(outcomes, want) {
+		t.Errorf("the evidence says %q", outcomes)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i, o := range f.seen {
+		if failed := o.Result.FunctionError != ""; failed != (i == 0) {
+			t.Errorf("call %d: %+v", i, o.Result)
+		}
+	}
+}
+
+// seenAtLeast waits until n calls are over. The test's own timeout ends a wait
+// in vain.
+func (f *front) seenAtLeast(n int) {
+	for {
+		f.mu.Lock()
+		seen := len(f.seen)
+		f.mu.Unlock()
+		if seen >= n {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
