@@ -31,11 +31,14 @@ type box struct {
 	notify int // seccomp listener
 	tmp    int // descriptor of its /tmp
 
-	attached    atomic.Bool  // from here on refused calls are the function's, and reported
-	execAllowed atomic.Bool  // the manifest declares exec
-	firstExec   atomic.Int32 // 1 while init may still start the program
-	program     atomic.Int64 // pid of the program on the host, 0 before
-	reports     limiter
+	attached    atomic.Bool   // from here on refused calls are the function's, and reported
+	execAllowed atomic.Bool   // the manifest declares exec
+	firstExec   atomic.Int32  // 1 while init may still start the program
+	program     atomic.Int64  // pid of the program on the host, 0 before
+	answered    chan struct{} // closed when the last refused call is answered
+	reports     limiter       // the rest of this group is answerCalls' alone
+	writes      bucket
+	refusals    bucket
 
 	mu      sync.Mutex
 	started bool
@@ -164,6 +167,8 @@ func (b *box) watch() {
 	}
 	b.kill() // an init that closed its socket has no business left
 	b.reap()
+	<-b.answered
+	b.reportRest()
 	b.clear()
 	b.s.mu.Lock()
 	delete(b.s.boxes, b.id)

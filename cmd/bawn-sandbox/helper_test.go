@@ -8,20 +8,53 @@ import (
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
-func TestLimiter(t *testing.T) {
+func TestReportsOfOneKindHideNoOther(t *testing.T) {
 	var l limiter
 	now := time.Unix(1000, 0)
-	passed := 0
+	told := map[string]int{}
+	try := func(call string) (dropped int) {
+		if l.may(call, now) {
+			told[call]++
+			return l.told(call, now)
+		}
+		l.leaveOut(call, "B2")
+		return 0
+	}
 	for range 500 {
-		if ok, _ := l.allow(now); ok {
-			passed++
+		try("openat")
+	}
+	for _, call := range []string{"mount", "bpf", "ptrace"} {
+		for range 20 {
+			try(call)
 		}
 	}
-	if passed != reportBurst {
-		t.Errorf("%d passed at once, want %d", passed, reportBurst)
+	for call, n := range told {
+		if n < 1 || n > kindBurst+1 {
+			t.Errorf("%d reports of %s", n, call)
+		}
 	}
-	if ok, dropped := l.allow(now.Add(time.Second)); !ok || dropped != 500-reportBurst {
-		t.Errorf("a second later: %v with %d dropped", ok, dropped)
+	if len(told) != 4 {
+		t.Errorf("told of %v only", told)
+	}
+	now = now.Add(2 * time.Second)
+	if dropped := try("openat"); dropped != 500-(told["openat"]-1) {
+		t.Errorf("later %d are counted, with %d told", dropped, told["openat"])
+	}
+}
+
+func TestPaceSlowsTheGreedyDown(t *testing.T) {
+	var l bucket
+	now := time.Unix(1000, 0)
+	for i := range 10 {
+		if wait := l.take(now, 10, 100); wait != 0 {
+			t.Fatalf("call %d of the burst waits %v", i, wait)
+		}
+	}
+	if wait := l.take(now, 10, 100); wait != 10*time.Millisecond {
+		t.Errorf("the next waits %v", wait)
+	}
+	if wait := l.take(now.Add(time.Minute), 10, 100); wait != 0 {
+		t.Errorf("a minute later it waits %v", wait)
 	}
 }
 

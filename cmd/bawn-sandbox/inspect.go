@@ -178,7 +178,7 @@ func (s *spawner) probe() *wire.Probe {
 	}
 	users := strings.TrimSpace(readAll("/proc/sys/user/max_user_namespaces"))
 	add("user namespaces allowed", "B1", users != "0", true, "user.max_user_namespaces = "+users, "sysctl -w user.max_user_namespaces=65536")
-	fd, err := s.overlay([]string{s.base + "/d"}, unix.MOUNT_ATTR_RDONLY)
+	fd, err := s.overlay(s.imageRoot, []string{s.base + "/d"}, unix.MOUNT_ATTR_RDONLY)
 	if err == nil {
 		unix.Close(fd)
 	}

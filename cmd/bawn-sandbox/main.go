@@ -20,9 +20,9 @@ func main() {
 	debug.SetGCPercent(400)
 	var err error
 	switch {
-	case len(os.Args) == 4 && os.Args[1] == "spawner":
+	case len(os.Args) >= 5 && os.Args[1] == "spawner":
 		runtime.GOMAXPROCS(2)
-		err = runSpawner(os.Args[2], os.Args[3])
+		err = runSpawner(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
 	case len(os.Args) == 1 && os.Args[0] == "init":
 		err = runInit()
 	case len(os.Args) == 2 && os.Args[1] == "selftest":

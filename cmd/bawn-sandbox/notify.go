@@ -6,7 +6,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -48,6 +47,7 @@ const (
 // last process of the sandbox is gone. Almost all are refused; what is
 // continued is only what the kernel would stop by other means if it had to.
 func (b *box) answerCalls() {
+	defer close(b.answered)
 	fd := b.notify
 	unix.IoctlSetInt(fd, ioctlNotifSetFlags, notifSyncWakeUp) // an older kernel is only slower
 	unix.SetNonblock(fd, true)
@@ -95,54 +95,103 @@ func ioctl(fd int, op uintptr, arg unsafe.Pointer) unix.Errno {
 // continued either because init makes it, or because the answer does not depend
 // on memory, or because mounts and Landlock stop it anyway and reading the path
 // only serves the report.
+//
+// The function does not pay for this process's time, so it is kept small: what
+// will not be reported is not looked at, and answers come slower to those who
+// ask too much.
 func (b *box) judge(n *notification) response {
 	call := wire.SyscallName(int(n.nr))
-	switch call {
-	case "execve", "execveat":
+	if call == "execve" || call == "execveat" {
 		if b.firstExec.CompareAndSwap(1, 0) {
 			return response{flags: flagContinue}
 		}
 		if b.attached.Load() && b.execAllowed.Load() && call == "execve" {
 			return response{flags: flagContinue}
 		}
-		return b.refuse(n, call, "B7", unix.EPERM, b.execArgs(n, call))
+		return b.refuse(n, call, "B7", func() []string { return b.execArgs(n, call) })
 	}
-	if makesDevice(call, n) {
-		return b.refuse(n, call, "B2", unix.EPERM, b.plainArgs(n, call))
+	if paths := writePaths(call, n); paths != nil && !makesDevice(call, n) {
+		b.pace(&b.writes, writeBurst, writeRate)
+		return b.write(n, call, paths)
 	}
-	if paths := writePaths(call, n); paths != nil {
-		var shown []string
-		harmless := true
-		for _, p := range paths {
-			name := b.absolute(n, p)
-			shown = append(shown, name)
-			harmless = harmless && writable(name)
-		}
-		if harmless || !b.valid(n) {
-			return response{flags: flagContinue}
-		}
-		return b.refuse(n, call, "B4", unix.EROFS, shown)
+	if call == "memfd_create" {
+		return b.refuse(n, call, "B7", func() []string { return []string{b.text(n, n.args[0]), hex(n.args[1])} })
 	}
-	if call == "memfd_create" { // one that could be executed
-		return b.refuse(n, call, "B7", unix.EPERM, []string{b.text(n, n.args[0]), "0x" + strconv.FormatUint(n.args[1], 16)})
+	return b.refuse(n, call, "B2", func() []string { return b.plainArgs(n, call) })
+}
+
+// write judges a call that changes files by their paths.
+func (b *box) write(n *notification, call string, paths []pathArg) response {
+	if !b.attached.Load() || !b.reports.may(call, time.Now()) {
+		return response{flags: flagContinue} // the kernel refuses as well, only unseen
 	}
-	return b.refuse(n, call, "B2", unix.EPERM, b.plainArgs(n, call))
+	var shown []string
+	harmless := true
+	for _, p := range paths {
+		name := b.absolute(n, p)
+		shown = append(shown, name)
+		harmless = harmless && writable(name)
+	}
+	if harmless || !b.valid(n) {
+		return response{flags: flagContinue}
+	}
+	b.report(call, "B4", unix.EROFS, shown)
+	return response{error: -int32(unix.EROFS)}
 }
 
 func (b *box) valid(n *notification) bool {
 	return ioctl(b.notify, ioctlNotifIDValid, unsafe.Pointer(&n.id)) == 0
 }
 
-// refuse answers with an error and reports it, within the limit.
-func (b *box) refuse(n *notification, call, control string, errno unix.Errno, args []string) response {
-	if b.attached.Load() && b.valid(n) {
-		if ok, dropped := b.reports.allow(time.Now()); ok {
+// refuse answers with EPERM and reports the call, within the limit.
+func (b *box) refuse(n *notification, call, control string, args func() []string) response {
+	b.pace(&b.refusals, refusalBurst, refusalRate)
+	if b.attached.Load() {
+		if b.reports.may(call, time.Now()) {
+			if shown := args(); b.valid(n) {
+				b.report(call, control, unix.EPERM, shown)
+			}
+		} else {
+			b.reports.leaveOut(call, control)
+		}
+	}
+	return response{error: -int32(unix.EPERM)}
+}
+
+func (b *box) report(call, control string, errno unix.Errno, args []string) {
+	dropped := b.reports.told(call, time.Now())
+	b.s.server.Send(&wire.Reply{ID: b.id, Attempt: &wire.Attempt{
+		Syscall: call, Args: args, Control: control, Errno: unix.ErrnoName(errno), Dropped: dropped,
+	}})
+}
+
+// reportRest tells of what was left out, when the sandbox has ended: one report
+// a kind, which stands for itself and the others.
+func (b *box) reportRest() {
+	for call, k := range b.reports.kinds {
+		if k.dropped > 0 {
 			b.s.server.Send(&wire.Reply{ID: b.id, Attempt: &wire.Attempt{
-				Syscall: call, Args: args, Control: control, Errno: unix.ErrnoName(errno), Dropped: dropped,
+				Syscall: call, Control: k.control, Errno: unix.ErrnoName(unix.EPERM), Dropped: k.dropped - 1,
 			}})
 		}
 	}
-	return response{error: -int32(errno)}
+}
+
+// Calls that a sandbox may have judged without waiting, at once and then each
+// second. Making files in /tmp is honest work; what is refused is not.
+const (
+	writeBurst, writeRate     = 20_000, 5_000
+	refusalBurst, refusalRate = 500, 100
+)
+
+// maxPause is the longest that one answer is held back.
+const maxPause = 20 * time.Millisecond
+
+// pace holds an answer back that comes over the rate. Only this sandbox waits.
+func (b *box) pace(l *bucket, burst, rate float64) {
+	if wait := l.take(time.Now(), burst, rate); wait > 0 {
+		time.Sleep(min(wait, maxPause))
+	}
 }
 
 // pathArg is where a call has a path: the argument that is its folder
@@ -267,6 +316,8 @@ func (b *box) execArgs(n *notification, call string) []string {
 	return args
 }
 
+func hex(v uint64) string { return "0x" + strconv.FormatUint(v, 16) }
+
 // plainArgs shows numbers, and text where the call is known to have it.
 func (b *box) plainArgs(n *notification, call string) []string {
 	texts, numbers := 0, 3
@@ -283,40 +334,94 @@ func (b *box) plainArgs(n *notification, call string) []string {
 		args = append(args, b.text(n, n.args[i]))
 	}
 	for i := range numbers {
-		args = append(args, "0x"+strconv.FormatUint(n.args[i], 16))
+		args = append(args, hex(n.args[i]))
 	}
 	return args
 }
 
-// limiter lets a burst of reports through and then a few a second, so that a
-// loop of refused calls is a number in the log and not a flood.
+// bucket is a token bucket that may go into debt. Not for concurrent use.
+type bucket struct {
+	tokens float64
+	last   time.Time
+}
+
+// take takes a token and returns how long it takes until it is earned.
+func (l *bucket) take(now time.Time, burst, rate float64) time.Duration {
+	l.fill(now, burst, rate)
+	l.tokens--
+	if l.tokens >= 0 {
+		return 0
+	}
+	return time.Duration(-l.tokens / rate * float64(time.Second))
+}
+
+func (l *bucket) fill(now time.Time, burst, rate float64) {
+	if l.last.IsZero() {
+		l.tokens = burst
+	} else {
+		l.tokens = min(burst, l.tokens+now.Sub(l.last).Seconds()*rate)
+	}
+	l.last = now
+}
+
+// limiter lets a few reports of each kind of call through and then one a
+// second, so that a loop of refused calls is a number in the log and not a
+// flood, and no kind hides behind another. It is used by answerCalls alone, and
+// after its end by watch.
 type limiter struct {
-	mu      sync.Mutex
-	tokens  float64
-	last    time.Time
+	all   bucket
+	kinds map[string]*kind
+}
+
+type kind struct {
+	bucket
+	control string
 	dropped int
 }
 
 const (
-	reportBurst = 50
-	reportRate  = 5 // a second
+	kindBurst, kindRate = 5, 1
+	allBurst, allRate   = 50, 5
 )
 
-// allow reports whether to report, and how many were left out before.
-func (l *limiter) allow(now time.Time) (ok bool, dropped int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.last.IsZero() {
-		l.tokens = reportBurst
-	} else {
-		l.tokens = min(reportBurst, l.tokens+now.Sub(l.last).Seconds()*reportRate)
+// may reports whether a call of this kind is to be told. The first of each kind
+// always is: there are no more kinds than system calls with names.
+func (l *limiter) may(call string, now time.Time) bool {
+	k := l.kinds[call]
+	if k == nil {
+		return true
 	}
-	l.last = now
-	if l.tokens < 1 {
-		l.dropped++
-		return false, 0
+	k.fill(now, kindBurst, kindRate)
+	l.all.fill(now, allBurst, allRate)
+	return k.tokens >= 1 && l.all.tokens >= 1
+}
+
+// told notes a report and returns how many were left out before it.
+func (l *limiter) told(call string, now time.Time) int {
+	k := l.kind(call)
+	k.take(now, kindBurst, kindRate)
+	if l.all.take(now, allBurst, allRate); l.all.tokens < 0 {
+		l.all.tokens = 0
 	}
-	l.tokens--
-	dropped, l.dropped = l.dropped, 0
-	return true, dropped
+	dropped := k.dropped
+	k.dropped = 0
+	return dropped
+}
+
+func (l *limiter) leaveOut(call, control string) {
+	k := l.kind(call)
+	k.control = control
+	k.dropped++
+}
+
+func (l *limiter) kind(call string) *kind {
+	if l.kinds == nil {
+		l.kinds = map[string]*kind{}
+	}
+	k := l.kinds[call]
+	if k == nil {
+		k = &kind{}
+		l.kinds[call] = k
+	}
+	return k
 }

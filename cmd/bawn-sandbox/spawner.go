@@ -20,14 +20,15 @@ import (
 // spawner is the long-lived privileged process. It answers the one server at
 // the other end of its socket and ends, with every sandbox, when that is gone.
 type spawner struct {
-	server   *wire.Conn
-	base     string // the folder that its private mounts hang from
-	cgroups  *cgroup.Tree
-	missing  []string // cgroup controllers that are not there
-	landlock int      // the kernel's Landlock version that is used
-	forks    chan func()
-	stems    stems
-	serial   atomic.Uint64 // of names
+	server               *wire.Conn
+	base                 string // the folder that its private mounts hang from
+	cgroups              *cgroup.Tree
+	missing              []string // cgroup controllers that are not there
+	landlock             int      // the kernel's Landlock version that is used
+	forks                chan func()
+	stems                stems
+	imageRoot, codeRoots []folder      // below which alone folders are taken from the host
+	serial               atomic.Uint64 // of names
 
 	mu     sync.Mutex
 	images map[string]*wire.Image
@@ -50,7 +51,10 @@ var masked = []string{
 	"/proc/vmallocinfo", "/proc/zoneinfo",
 }
 
-func runSpawner(base, node string) error {
+// runSpawner serves until the server is gone. Images come from below dir, in
+// which base is an empty folder to mount over; code comes from below the folders
+// of code; node names the control groups.
+func runSpawner(dir, base, node string, code []string) error {
 	server, err := wire.New(3)
 	if err != nil {
 		return err
@@ -61,10 +65,22 @@ func runSpawner(base, node string) error {
 		return fmt.Errorf("drop groups: %w", err)
 	}
 	s := &spawner{
-		server: server, base: base,
+		server: server, base: filepath.Join(dir, base),
 		images: map[string]*wire.Image{}, boxes: map[string]*box{}, begun: map[string]bool{}, code: map[string]int{},
 		forks: make(chan func()),
 		stems: newStems(),
+	}
+	for i, root := range append([]string{dir}, code...) {
+		fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", root, err)
+		}
+		f := folder{root, fd}
+		if i == 0 {
+			s.imageRoot = []folder{f}
+		} else {
+			s.codeRoots = append(s.codeRoots, f)
+		}
 	}
 	if err := s.mountBase(); err != nil {
 		return err
@@ -239,7 +255,7 @@ func (s *spawner) addImage(img *wire.Image) error {
 		}
 		return nil
 	}
-	fd, err := s.overlay([]string{img.Dir}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	fd, err := s.overlay(s.imageRoot, []string{img.Dir}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return err
 	}
@@ -255,9 +271,37 @@ func (s *spawner) addImage(img *wire.Image) error {
 	return nil
 }
 
-// overlay makes a detached read-only mount of folders, the first on top. Its
-// options name descriptors, so no path of the host shows in them.
-func (s *spawner) overlay(dirs []string, attrs int) (int, error) {
+// folder is a folder of the host that the server was started with.
+type folder struct {
+	path string
+	fd   int
+}
+
+// openBelow opens a folder that must be below one of the roots, without
+// following a link: what the server asks for later is not trusted with more
+// than what it was started for.
+func openBelow(roots []folder, dir string) (int, error) {
+	for _, root := range roots {
+		rest, ok := strings.CutPrefix(filepath.Clean(dir), strings.TrimSuffix(root.path, "/")+"/")
+		if !ok {
+			continue
+		}
+		fd, err := unix.Openat2(root.fd, rest, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if err != nil {
+			return -1, fmt.Errorf("open %.200q: %w", dir, err)
+		}
+		return fd, nil
+	}
+	return -1, fmt.Errorf("folder %.200q is not where this node keeps such", dir)
+}
+
+// overlay makes a detached read-only mount of folders below the roots, the
+// first on top. Its options name descriptors, so no path of the host shows in
+// them.
+func (s *spawner) overlay(roots []folder, dirs []string, attrs int) (int, error) {
 	if len(dirs) == 0 || len(dirs) > 8 {
 		return -1, errors.New("want 1 to 8 folders")
 	}
@@ -268,12 +312,9 @@ func (s *spawner) overlay(dirs []string, attrs int) (int, error) {
 	defer unix.Close(fsfd)
 	var lower []string
 	for _, dir := range dirs {
-		if !filepath.IsAbs(dir) {
-			return -1, fmt.Errorf("folder %.200q is not absolute", dir)
-		}
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		fd, err := openBelow(roots, dir)
 		if err != nil {
-			return -1, fmt.Errorf("open %.200q: %w", dir, err)
+			return -1, err
 		}
 		defer unix.Close(fd)
 		lower = append(lower, fmt.Sprintf("/proc/self/fd/%d", fd))
@@ -356,7 +397,7 @@ func (s *spawner) codeMount(dirs []string) (int, error) {
 	if fd, ok := s.code[key]; ok {
 		return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
-	fd, err := s.overlay(dirs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	fd, err := s.overlay(s.codeRoots, dirs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return -1, err
 	}

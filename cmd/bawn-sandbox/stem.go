@@ -105,7 +105,7 @@ func (s *spawner) growStems() {
 // newStem makes an init in new namespaces and control groups.
 func (s *spawner) newStem(uid uint32) (*box, error) {
 	name := fmt.Sprintf("b%d", s.serial.Add(1))
-	b := &box{s: s, name: name, share: "s/" + name, gone: make(chan struct{}), notify: -1}
+	b := &box{s: s, name: name, share: "s/" + name, gone: make(chan struct{}), answered: make(chan struct{}), notify: -1}
 	if err := b.grow(uid); err != nil {
 		b.abandon()
 		return nil, err

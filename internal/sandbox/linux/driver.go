@@ -32,6 +32,7 @@ import (
 // Config says where a driver works.
 type Config struct {
 	Dir  string       // for roots; made if missing; on a local file system
+	Code []string     // the folders below which code may be attached; the helper refuses any other
 	Node string       // names this node's cgroups: [a-z0-9-], at most 32 bytes
 	Log  *slog.Logger // nil means slog.Default()
 }
@@ -139,7 +140,7 @@ func (d *Driver) helper(ctx context.Context) (*spawner, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return nil, errors.New("the driver is closed")
+		return nil, errClosed
 	}
 	if d.spawner != nil {
 		select {
@@ -151,7 +152,7 @@ func (d *Driver) helper(ctx context.Context) (*spawner, error) {
 			return d.spawner, nil
 		}
 	}
-	s, err := startSpawner(d.binary, filepath.Join(d.cfg.Dir, baseFolder), d.cfg.Node, d.cfg.Log)
+	s, err := startSpawner(d.binary, d.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +173,26 @@ func (d *Driver) helper(ctx context.Context) (*spawner, error) {
 		d.probed = append(d.probed, bawn.Capability(c))
 	}
 	go d.reserve(s)
+	go d.revive(s, time.Now())
 	return s, nil
 }
+
+// reviveDelay keeps a helper that cannot live from being started in a loop.
+const reviveDelay = 2 * time.Second
+
+// revive starts another helper when this one has died, because that one also
+// ends what the dead one left frozen.
+func (d *Driver) revive(s *spawner, started time.Time) {
+	<-s.dead
+	if time.Since(started) < reviveDelay {
+		time.Sleep(reviveDelay)
+	}
+	if _, err := d.helper(context.Background()); err != nil && !errors.Is(err, errClosed) {
+		d.cfg.Log.Error("the sandbox helper cannot be started again", "error", err)
+	}
+}
+
+var errClosed = errors.New("the driver is closed")
 
 // reserved is how many sandboxes the helper makes ahead; it bounds the number
 // itself. Each later start pays for the one that it took.

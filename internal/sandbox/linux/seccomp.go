@@ -88,11 +88,13 @@ func filter(kind sandbox.SyscallKind) ([]byte, error) {
 	open := seccomp.MaskedEqual(writeFlags, 0)
 	allow[unix.SYS_OPENAT] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.AnyValue{}, open}
 	allow[unix.SYS_CLONE] = seccomp.PerArg{seccomp.MaskedEqual(newNamespaces, 0)}
-	// The terminal's input queue is the classic way from one process into another.
-	allow[unix.SYS_IOCTL] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.NotEqual(unix.TIOCSTI)}
-	// A memory file is on no mount, so neither noexec nor Landlock would stop it
-	// from running: only those are made that are sealed against it.
-	allow[unix.SYS_MEMFD_CREATE] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.MaskedEqual(unix.MFD_NOEXEC_SEAL|unix.MFD_EXEC, unix.MFD_NOEXEC_SEAL)}
+	allow[unix.SYS_IOCTL] = seccomp.MatchAll{}
+	// The terminal's input queue is the classic way from one process into
+	// another. The kernel looks at the low half of the request alone.
+	never := map[uintptr]seccomp.SyscallRule{unix.SYS_IOCTL: seccomp.Or{
+		seccomp.PerArg{seccomp.AnyValue{}, seccomp.MaskedEqual(0xffffffff, unix.TIOCSTI)},
+		seccomp.PerArg{seccomp.AnyValue{}, seccomp.MaskedEqual(0xffffffff, unix.TIOCLINUX)},
+	}}
 	allow[unix.SYS_PERSONALITY] = seccomp.PerArg{seccomp.EqualTo(0xffffffff)}
 	stream, datagram := seccomp.MaskedEqual(socketType, unix.SOCK_STREAM), seccomp.MaskedEqual(socketType, unix.SOCK_DGRAM)
 	var sockets seccomp.Or
@@ -109,10 +111,10 @@ func filter(kind sandbox.SyscallKind) ([]byte, error) {
 
 	if kind == sandbox.SyscallWasm {
 		// The module's only ways out are what the worker hands it, so the
-		// worker needs neither network nor children.
+		// worker needs no sockets and no news of files.
 		for _, nr := range []uintptr{
 			unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4, unix.SYS_CONNECT,
-			unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH, unix.SYS_INOTIFY_RM_WATCH, unix.SYS_MEMFD_CREATE,
+			unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH, unix.SYS_INOTIFY_RM_WATCH,
 		} {
 			delete(allow, nr)
 		}
@@ -124,6 +126,7 @@ func filter(kind sandbox.SyscallKind) ([]byte, error) {
 	}
 	program := seccomp.Program{
 		RuleSets: []seccomp.RuleSet{
+			{Rules: seccomp.MakeSyscallRules(never), Action: seccomp.ReturnError.Code(uint16(unix.EPERM))},
 			{Rules: seccomp.MakeSyscallRules(allow), Action: seccomp.Allow},
 			{Rules: seccomp.MakeSyscallRules(missing), Action: seccomp.ReturnError.Code(uint16(unix.ENOSYS))},
 		},

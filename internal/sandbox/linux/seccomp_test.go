@@ -72,6 +72,8 @@ func TestNothingDangerousIsAllowed(t *testing.T) {
 		unix.SYS_UNSHARE, unix.SYS_SETNS, unix.SYS_KEYCTL, unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_USERFAULTFD,
 		unix.SYS_PERF_EVENT_OPEN, unix.SYS_OPEN_BY_HANDLE_AT, unix.SYS_NAME_TO_HANDLE_AT, unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 		unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PIDFD_GETFD, unix.SYS_KCMP, unix.SYS_SECCOMP, unix.SYS_CHROOT,
+		// A memory file is on no mount: neither noexec nor Landlock keeps it from being mapped and run.
+		unix.SYS_MEMFD_CREATE, unix.SYS_MEMFD_SECRET,
 	})
 	for _, nr := range never {
 		if slices.Contains(allowed, nr) || slices.Contains(legacyAllowed, nr) {

@@ -71,15 +71,15 @@ type answer struct {
 	fds   []int
 }
 
-// startSpawner starts the helper in a mount namespace of its own. base is an
-// empty folder for its mounts, node names its cgroups.
-func startSpawner(binary *os.File, base, node string, log *slog.Logger) (*spawner, error) {
+// startSpawner starts the helper in a mount namespace of its own.
+func startSpawner(binary *os.File, cfg Config) (*spawner, error) {
+	log := cfg.Log
 	conn, theirs, err := wire.Pair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), "spawner", base, node)
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), append([]string{"spawner", cfg.Dir, baseFolder, cfg.Node}, cfg.Code...)...)
 	cmd.Args[0] = "bawn-sandbox"
 	cmd.Env = []string{"GOMAXPROCS=2"}
 	cmd.ExtraFiles = []*os.File{theirs}

@@ -258,6 +258,10 @@ func (g *Group) Read(controller, file string) string {
 // default.
 const cpuPeriod = 100_000
 
+// minTCP is the least memory that the TCP buffers of a sandbox may take on a v1
+// host, in bytes.
+const minTCP = 8 << 20
+
 // Limit sets the hard limits.
 func (g *Group) Limit(a Limits) error {
 	memory := strconv.FormatInt(a.Memory, 10)
@@ -272,6 +276,11 @@ func (g *Group) Limit(a Limits) error {
 			g.set("", "memory.oom.group", "1"),
 			g.set("", "cpu.max", quota+" "+strconv.Itoa(cpuPeriod)),
 			g.set("", "pids.max", pids))
+	}
+	// The v1 limit does not count the buffers of TCP sockets.
+	tcp := strconv.FormatInt(max(a.Memory/8, minTCP), 10)
+	if err := g.set("memory", "memory.kmem.tcp.limit_in_bytes", tcp); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return errors.Join(
 		g.set("memory", "memory.limit_in_bytes", memory),
