@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -121,11 +122,38 @@ func (n *Node) NeedSandbox() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	NeedSandbox(n.t, d)
+}
+
+// NeedSandbox skips the test, saying why, if the host that d tells of cannot
+// make sandboxes.
+func NeedSandbox(t testing.TB, d *client.Doctor) {
+	t.Helper()
+	lack, err := Lack(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lack != nil {
+		t.Skipf("SKIP: this host cannot enforce %s (%s): %s", lack.Name, lack.Control, lack.Detail)
+	}
+}
+
+// Lack returns what the host that d tells of needs for sandboxes and has not;
+// nil if it has all. A host that has all, and whose sandbox does not hold, is an
+// error: tests that were skipped for that would hide it.
+func Lack(d *client.Doctor) (*bawn.Capability, error) {
+	const selfTest = "a sandbox that holds"
+	var err error
 	for _, c := range d.Capabilities {
-		if c.Required && !c.OK {
-			n.t.Skipf("SKIP: this host cannot enforce %s (%s): %s", c.Name, c.Control, c.Detail)
+		switch {
+		case !c.Required || c.OK:
+		case c.Name == selfTest:
+			err = fmt.Errorf("not %s: %s", selfTest, c.Detail)
+		default:
+			return &c, nil
 		}
 	}
+	return nil, err
 }
 
 // NeedRuntime skips the test, saying why, if the host cannot run any of want,

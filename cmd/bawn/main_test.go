@@ -64,13 +64,9 @@ func TestScripts(t *testing.T) {
 		}
 		return ""
 	}
-	sandbox := func() bool {
-		for _, c := range host().Capabilities {
-			if c.Required && !c.OK {
-				return false
-			}
-		}
-		return true
+	sandbox := func() (bool, error) {
+		lack, err := bawntest.Lack(host())
+		return lack == nil, err
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -96,13 +92,15 @@ func TestScripts(t *testing.T) {
 		Condition: func(cond string) (bool, error) {
 			switch cond {
 			case "sandbox":
-				return sandbox(), nil
+				return sandbox()
 			case "missing":
 				return missing() != "", nil
 			case "webassembly": // "wasm" is a condition of testscript's own, for another thing
-				return sandbox() && runtimeOf("wasm") != "", nil
+				ok, err := sandbox()
+				return ok && runtimeOf("wasm") != "", err
 			case "python", "nodejs", "provided":
-				return sandbox() && runtimeOf(cond) != "", nil
+				ok, err := sandbox()
+				return ok && runtimeOf(cond) != "", err
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},

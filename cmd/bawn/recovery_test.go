@@ -115,11 +115,7 @@ func (s *server) deploy() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for _, c := range d.Capabilities {
-		if c.Required && !c.OK {
-			s.t.Skipf("SKIP: this host cannot enforce %s: %s", c.Name, c.Detail)
-		}
-	}
+	bawntest.NeedSandbox(s.t, d)
 	var python bawn.Runtime
 	for _, r := range d.Runtimes {
 		if r.Runtime.Family() == "python" && r.Missing == "" {
