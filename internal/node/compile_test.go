@@ -115,7 +115,7 @@ func TestWebAssemblyIsCompiledAtDeploy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cold(); bawn.ErrorCode(err) != bawn.CodeUnprocessable {
+	if err := cold(); bawn.ErrorCode(err) != bawn.CodeUnavailable {
 		t.Errorf("tampered machine code: %v", err)
 	}
 	blocked := 0
