@@ -38,6 +38,7 @@ const (
 	maxPayload   = 4 << 20  // bytes of one message, headers included
 	maxStore     = 64 << 30 // bytes that the size limits of all streams may add up to
 	maxMemory    = 16 << 20 // bytes of streams kept in memory; Bawn makes none
+	formatFile   = "format" // holds formatNumber
 	formatNumber = "1"      // layout of what is stored; see [checkFormat]
 	writeTimeout = 15 * time.Second
 	readTimeout  = 15 * time.Second
@@ -278,26 +279,51 @@ func (s *Store) openStream(ctx context.Context, cfg jetstream.StreamConfig) (js 
 }
 
 // checkFormat keeps a Bawn from reading a layout that it does not know, which
-// could silently drop what a newer one wrote.
+// could silently drop what a newer one wrote. A folder without a layout that
+// holds no data gets this Bawn's.
 func checkFormat(dir string) error {
 	const op = "store.open"
-	name := filepath.Join(dir, "format")
+	name := filepath.Join(dir, formatFile)
 	b, err := os.ReadFile(name)
+	found := strings.TrimSpace(string(b))
 	switch {
-	case err == nil && strings.TrimSpace(string(b)) == formatNumber:
+	case err == nil && found == formatNumber:
 		return nil
-	case err == nil:
-		return bawn.Errorf(bawn.CodeUnavailable, op, "the data directory has the layout %.20q, this Bawn knows %q", strings.TrimSpace(string(b)), formatNumber).
+	case err == nil && found != "":
+		return bawn.Errorf(bawn.CodeUnavailable, op, "the data directory has the layout %.20q, this Bawn knows %q", found, formatNumber).
 			WithFix("use the Bawn that wrote the data directory, or a newer one")
-	case !errors.Is(err, fs.ErrNotExist):
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's folder cannot be read").
 			WithFix("give --data a folder that Bawn may read and write")
 	}
-	if err := os.WriteFile(name, []byte(formatNumber+"\n"), 0o600); err != nil {
+	// The layout is written before anything else.
+	if _, err := os.Lstat(filepath.Join(dir, "jetstream")); err == nil {
+		return damaged(op, "the data directory does not say which layout it has: the file %s is empty or missing", name)
+	}
+	if err := writeFormat(name); err != nil {
 		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the store's folder cannot be written to").
 			WithFix("give --data a folder that Bawn may write to, on a disk with free space")
 	}
 	return nil
+}
+
+// writeFormat writes the layout so that a crash leaves it whole or not at all.
+func writeFormat(name string) error {
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(formatNumber + "\n")
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
 }
 
 // checkBlocks looks for one kind of damage before the server does: a sequence

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"runtime"
 	"strconv"
 	"strings"
@@ -682,6 +683,22 @@ func texts(t testing.TB, st *Stream, cfg ReadConfig) []string {
 	return got
 }
 
+// newest is texts of the newest n alone.
+func newest(t testing.TB, st *Stream, n int, cfg ReadConfig) []string {
+	t.Helper()
+	var got []string
+	for m, err := range st.Backward(t.Context(), cfg) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, m.Subject+"="+string(m.Data)); len(got) == n {
+			break
+		}
+	}
+	slices.Reverse(got)
+	return got
+}
+
 func TestStream(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -690,7 +707,7 @@ func TestStream(t *testing.T) {
 	if got := texts(t, st, ReadConfig{}); got != nil {
 		t.Fatal(got)
 	}
-	if got := texts(t, st, ReadConfig{Limit: 3}); got != nil {
+	if got := newest(t, st, 3, ReadConfig{}); got != nil {
 		t.Fatal(got)
 	}
 	publish := func(subject, data string) {
@@ -717,14 +734,27 @@ func TestStream(t *testing.T) {
 		{"since", ReadConfig{Since: middle}, []string{"main.a=", "main.a=5"}},
 		{"since later", ReadConfig{Since: time.Now().Add(time.Hour)}, nil},
 		{"since and subject", ReadConfig{Since: middle, Subject: "main.b"}, nil},
-		{"newest", ReadConfig{Limit: 2}, []string{"main.a=", "main.a=5"}},
-		{"newest of one", ReadConfig{Limit: 2, Subject: "main.>"}, []string{"main.a=", "main.a=5"}},
-		{"newest since", ReadConfig{Limit: 9, Since: middle}, []string{"main.a=", "main.a=5"}},
-		{"newest of few", ReadConfig{Limit: 9, Subject: "other.a"}, []string{"other.a=3"}},
 		{"after", ReadConfig{After: 3}, []string{"main.a=", "main.a=5"}},
 		{"after the last", ReadConfig{After: 5}, nil},
+		{"after and since", ReadConfig{After: 1, Since: middle}, []string{"main.a=", "main.a=5"}},
 	} {
 		if d := cmp.Diff(c.want, texts(t, st, c.cfg)); d != "" {
+			t.Errorf("%s: %s", c.name, d)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		n    int
+		cfg  ReadConfig
+		want []string
+	}{
+		{"newest", 2, ReadConfig{}, []string{"main.a=", "main.a=5"}},
+		{"newest of some", 2, ReadConfig{Subject: "main.>"}, []string{"main.a=", "main.a=5"}},
+		{"newest since", 9, ReadConfig{Since: middle}, []string{"main.a=", "main.a=5"}},
+		{"newest of few", 9, ReadConfig{Subject: "other.a"}, []string{"other.a=3"}},
+		{"newest after", 9, ReadConfig{After: 3}, []string{"main.a=", "main.a=5"}},
+	} {
+		if d := cmp.Diff(c.want, newest(t, st, c.n, c.cfg)); d != "" {
 			t.Errorf("%s: %s", c.name, d)
 		}
 	}
@@ -742,7 +772,7 @@ func TestStream(t *testing.T) {
 	}
 	s.Close()
 	st = stream(t, open(t, dir), StreamConfig{})
-	if got := texts(t, st, ReadConfig{Limit: 1, Subject: "main.b"}); len(got) != 1 {
+	if got := newest(t, st, 1, ReadConfig{Subject: "main.b"}); len(got) != 1 {
 		t.Fatal(got)
 	}
 }
@@ -793,35 +823,53 @@ func TestStreamMany(t *testing.T) {
 		t.Fatalf("backward ended at %d", next)
 	}
 	for _, limit := range []int{1, 3, 4, 100} {
-		if got := texts(t, st, ReadConfig{Subject: "rare", Limit: limit}); len(got) != min(limit, 4) {
+		if got := newest(t, st, limit, ReadConfig{Subject: "rare"}); len(got) != min(limit, 4) {
 			t.Fatalf("limit %d: %d", limit, len(got))
 		}
 	}
-	if got := texts(t, st, ReadConfig{Limit: 700}); len(got) != 700 {
+	if got := newest(t, st, 700, ReadConfig{}); len(got) != 700 {
 		t.Fatal(len(got))
+	}
+	// A start by number does not open the way for what is older than Since,
+	// however many batches there are.
+	var since time.Time
+	for m, err := range st.Backward(t.Context(), ReadConfig{}) {
+		if since = m.Time; err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	if got := texts(t, st, ReadConfig{After: 1, Since: since}); len(got) != 1 {
+		t.Errorf("%d messages since the newest", len(got))
 	}
 }
 
 func TestStreamFollow(t *testing.T) {
 	st := stream(t, open(t, t.TempDir()), StreamConfig{})
-	for _, limit := range []int{0, 1} {
+	for _, past := range []bool{false, true} {
 		ctx, cancel := context.WithCancel(t.Context())
+		last, err := st.LastSeq(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := st.Publish(ctx, "a.b", []byte("before"), 0); err != nil {
 			t.Fatal(err)
 		}
-		since := time.Now().Add(-time.Hour)
-		if limit == 0 {
-			since = time.Now()
+		cfg := ReadConfig{Subject: "a.>", Follow: true}
+		if past {
+			cfg.After = last
+		} else {
+			cfg.Since = time.Now()
 		}
 		got := make(chan string, 100)
 		done := make(chan error)
 		go func() {
-			done <- st.Read(ctx, ReadConfig{Subject: "a.>", Since: since, Limit: limit, Follow: true}, func(m Message) error {
+			done <- st.Read(ctx, cfg, func(m Message) error {
 				got <- string(m.Data)
 				return nil
 			})
 		}()
-		if limit == 1 {
+		if past {
 			if g := <-got; g != "before" {
 				t.Fatal(g)
 			}
@@ -944,7 +992,34 @@ func TestStreamSizeLimit(t *testing.T) {
 
 func TestFormat(t *testing.T) {
 	dir := t.TempDir()
+	// What a loss of power may leave of the very first write.
+	for _, name := range []string{"format", "format.new"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	open(t, dir).Close()
+	if b, err := os.ReadFile(filepath.Join(dir, "format")); err != nil || string(b) != formatNumber+"\n" {
+		t.Errorf("the layout is %q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "format.new")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("half a layout is left: %v", err)
+	}
+	open(t, dir).Close()
+	// With data it must not be guessed.
+	for _, spoil := range []func() error{
+		func() error { return os.Truncate(filepath.Join(dir, "format"), 0) },
+		func() error { return os.Remove(filepath.Join(dir, "format")) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Open(t.Context(), Config{Dir: dir})
+		var e *bawn.Error
+		if !errors.As(err, &e) || e.Code != bawn.CodeUnavailable || !strings.Contains(e.Message, "empty or missing") || !strings.Contains(e.Fix, "backup") {
+			t.Errorf("data without a layout: %v", err)
+		}
+	}
 	if err := os.WriteFile(filepath.Join(dir, "format"), []byte("99\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,6 @@ type ReadConfig struct {
 	Since   time.Time // only messages stored then or later; zero means all
 	After   uint64    // only messages with a higher Seq
 	Follow  bool      // go on with new messages until ctx ends
-	Limit   int       // only the newest so many of those that are there; 0 means all
 }
 
 // OpenStream opens a stream, made if missing.
@@ -144,27 +143,6 @@ func (st *Stream) Read(ctx context.Context, cfg ReadConfig, fn func(Message) err
 	if err != nil {
 		return err
 	}
-	if cfg.Limit > 0 {
-		var newest []Message
-		for m, err := range st.Backward(ctx, cfg) {
-			if err != nil {
-				return err
-			}
-			if newest = append(newest, m); len(newest) == cfg.Limit {
-				break
-			}
-		}
-		for _, m := range slices.Backward(newest) {
-			if err := fn(m); err != nil {
-				return err
-			}
-			last = max(last, m.Seq)
-		}
-		if !cfg.Follow {
-			return nil
-		}
-		r.from, r.since = last+1, time.Time{}
-	}
 	if !cfg.Follow {
 		r.to = last
 	}
@@ -201,10 +179,10 @@ func (st *Stream) Read(ctx context.Context, cfg ReadConfig, fn func(Message) err
 	}
 }
 
-// Backward yields the messages that cfg selects, newest first; Follow and
-// Limit are not looked at. An error ends it. It reads in windows that
-// grow while they bring little, so that the newest few of a long stream, or of
-// a rare subject, cost little.
+// Backward yields the messages that cfg selects, newest first; Follow is not
+// looked at. An error ends it. It reads in windows that grow while they bring
+// little, so that the newest few of a long stream, or of a rare subject, cost
+// little.
 func (st *Stream) Backward(ctx context.Context, cfg ReadConfig) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		r, err := st.rangeOf(cfg)
@@ -335,7 +313,6 @@ func (s *Store) scan(ctx context.Context, r scanRange, fn func(rawMessage) error
 		if !more || len(got) == 0 || r.to > 0 && r.from > r.to {
 			return nil
 		}
-		r.since = time.Time{}
 	}
 }
 
