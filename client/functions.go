@@ -15,8 +15,8 @@ import (
 // Status says how a node is.
 type Status struct {
 	Ready   bool      `json:"ready"`
-	Message string    `json:"message,omitempty"` // why it is not ready
-	Version string    `json:"version,omitempty"` // only told to a good key, as all below
+	Message string    `json:"message,omitempty"` // why it is not ready; only told to a good key, as all below
+	Version string    `json:"version,omitempty"`
 	Node    string    `json:"node,omitempty"`
 	Public  string    `json:"public,omitempty"`
 	Started time.Time `json:"started,omitzero"`
@@ -40,7 +40,11 @@ func (c *Client) WaitReady(ctx context.Context) (*Status, error) {
 		}
 		switch code := bawn.ErrorCode(err); {
 		case err == nil:
-			last = bawn.Errorf(bawn.CodeUnavailable, "client", "the node is not ready: %s", s.Message)
+			why := ""
+			if s.Message != "" {
+				why = ": " + s.Message
+			}
+			last = bawn.Errorf(bawn.CodeUnavailable, "client", "the node is not ready%s", why)
 		case ctx.Err() == nil:
 			last = err
 			if code != bawn.CodeUnavailable {
@@ -87,7 +91,7 @@ type Change struct {
 type Deployment struct {
 	Version  bawn.Version  `json:"version"`
 	Previous *bawn.Version `json:"previous,omitempty"` // live before
-	Created  bool          `json:"created"`            // false: this very content was live already
+	Created  bool          `json:"created"`            // false: a version of this very content was there already; live moves there unless Previous is it
 	DryRun   bool          `json:"dryRun,omitempty"`
 	Changes  []Change      `json:"changes"`
 }

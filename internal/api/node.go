@@ -10,8 +10,8 @@ import (
 // Status says how a node is. A stranger hears whether it is ready, and no more.
 type Status struct {
 	Ready   bool      `json:"ready"`
-	Message string    `json:"message,omitempty" doc:"why it is not ready"`
-	Version string    `json:"version,omitempty" doc:"of the program; only with a key, as all below"`
+	Message string    `json:"message,omitempty" doc:"why it is not ready; only with a key, as all below"`
+	Version string    `json:"version,omitempty" doc:"of the program"`
 	Node    string    `json:"node,omitempty" doc:"the node's id"`
 	Public  string    `json:"public,omitempty" doc:"where calls go"`
 	Started time.Time `json:"started,omitzero"`
@@ -22,7 +22,7 @@ type statusOutput struct{ Body Status }
 func (a *api) status(ctx context.Context, _ *none) (*statusOutput, error) {
 	s := a.Status()
 	if principal(ctx).Kind == bawn.Anonymous().Kind {
-		s = Status{Ready: s.Ready, Message: s.Message}
+		s = Status{Ready: s.Ready}
 	}
 	return &statusOutput{s}, nil
 }

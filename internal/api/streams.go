@@ -80,12 +80,14 @@ func stream[T any](a *api, ctx context.Context, read func(ctx context.Context, f
 		case err == nil:
 			out.begin()
 		case r.Context().Err() != nil:
-		case !out.begun:
-			a.problem(r.Context(), err).write(w)
+		case a.Stopping.Err() != nil:
+			// Nobody's fault, and what came is not all there is.
+			out.fail(&Problem{
+				Code: bawn.CodeUnavailable, Message: "the node is stopping", Fix: "ask again when it is back",
+				ID: requestID(r.Context()), status: http.StatusServiceUnavailable,
+			})
 		default:
-			p := a.problem(r.Context(), err)
-			data, _ := json.Marshal(map[string]*Problem{"error": p})
-			out.write(data)
+			out.fail(a.problem(r.Context(), err))
 		}
 	}}, nil
 }
@@ -114,6 +116,17 @@ func (l *lineWriter) write(line []byte) error {
 		return err
 	}
 	return l.rc.Flush()
+}
+
+// fail ends the answer with p: as an ordinary error answer if nothing was
+// written yet, as its last line otherwise. It is called when nobody writes.
+func (l *lineWriter) fail(p *Problem) {
+	if !l.begun {
+		p.write(l.w)
+		return
+	}
+	data, _ := json.Marshal(map[string]*Problem{"error": p})
+	l.write(data)
 }
 
 type logsInput struct {

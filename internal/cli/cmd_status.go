@@ -31,7 +31,10 @@ func newStatus(a *app) *cobra.Command {
 			} else {
 				state := a.paint(32, "ready")
 				if !s.Ready {
-					state = a.paint(33, "not ready") + ": " + clean(s.Message)
+					state = a.paint(33, "not ready")
+				}
+				if s.Message != "" {
+					state += ": " + clean(s.Message)
 				}
 				a.printf("%s\n  admin    %s\n", state, clean(c.URL()))
 				if s.Node == "" {

@@ -287,7 +287,7 @@ func (g *Gate) install(ctx context.Context, stage, hexDigest, tree string) error
 // each of its files is the one that was deployed. It is called before every
 // cold start: a folder that nobody touched costs one stat a file. A folder
 // that is missing is made again from the store. One that was tampered with is
-// moved aside and recorded, and the error is [bawn.CodeUnprocessable]; the next
+// moved aside and recorded, and the error is [bawn.CodeUnavailable]; the next
 // call finds it missing.
 func (g *Gate) Path(ctx context.Context, a bawn.Artifact) (string, error) {
 	if err := bawn.CheckDigest(a.Digest); err != nil {

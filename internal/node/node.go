@@ -32,6 +32,7 @@ type Node struct {
 	ca      *authority
 	started time.Time
 	keys    *identity.Keys
+	store   *store.Store
 	record  *evidence.Log
 	calls   calls
 
@@ -113,6 +114,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.store = st
 	n.onClose("store", func(context.Context) error { return st.Close() })
 	if n.record, err = evidence.Open(ctx, st, evidence.Config{Log: log}); err != nil {
 		return nil, err
@@ -297,8 +299,25 @@ func (n *Node) status() api.Status {
 		s.Message = "it is stopping"
 	case !s.Ready:
 		s.Message = "it is starting"
+	default:
+		// Without the store nothing is recorded, so nothing is done.
+		if err := n.store.Healthy(); err != nil {
+			s.Ready, s.Message = false, why(err)
+		}
 	}
 	return s
+}
+
+// why words an error for an administrator: what is wrong and the way out.
+func why(err error) string {
+	var e *bawn.Error
+	switch {
+	case !errors.As(err, &e):
+		return "internal error"
+	case e.Fix == "":
+		return e.Message
+	}
+	return e.Message + "; " + e.Fix
 }
 
 // authorize asks the policy whether p may look at the node itself.

@@ -1,17 +1,22 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -306,9 +311,29 @@ func TestStrangersAreRecordedAndBounded(t *testing.T) {
 	}
 }
 
+// lockedBuffer is a log that a test may read while others write.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // A follower must not keep the node from stopping.
 func TestFollowersEndWhenTheNodeStops(t *testing.T) {
 	cfg := config(t)
+	var log lockedBuffer
+	cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	n := mustOpen(t, cfg)
 	c := mustClient(t, cfg.ContextFile)
 	began, done := make(chan struct{}, 100), make(chan error, 1)
@@ -319,7 +344,48 @@ func TestFollowersEndWhenTheNodeStops(t *testing.T) {
 	if err := n.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	<-done
+	var e *bawn.Error
+	if err := <-done; !errors.As(err, &e) || e.Code != bawn.CodeUnavailable || !strings.Contains(e.Message, "the node is stopping") {
+		t.Errorf("the follower hears %v", err)
+	}
+	if s := log.String(); strings.Contains(s, "level=ERROR") {
+		t.Errorf("an ordinary stop is an error in the log:\n%s", s)
+	}
+}
+
+// A node that can record nothing does nothing, and says so to who asks.
+func TestStatusTellsOfTheStore(t *testing.T) {
+	n := mustOpen(t, config(t))
+	if s := n.status(); !s.Ready || s.Message != "" {
+		t.Fatalf("%+v", s)
+	}
+	if err := n.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := mustClient(t, n.ContextFile()).Status(t.Context()); err != nil || s.Ready || !strings.Contains(s.Message, "the store is not running; ") || s.Node == "" {
+		t.Errorf("with a key: %+v, %v", s, err)
+	}
+	res, err := admin(t, n).Get("https://" + n.AdminAddr() + "/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); err != nil || strings.TrimSpace(string(b)) != `{"ready":false}` {
+		t.Errorf("a stranger hears %s, %v", b, err)
+	}
+}
+
+// A call that comes before calls are served gets an answer like any other.
+func TestCallBeforeCallsAreServed(t *testing.T) {
+	n := &Node{calls: calls{up: make(chan struct{})}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := httptest.NewRecorder()
+	n.serveCall(w, httptest.NewRequestWithContext(ctx, "GET", "/hello", nil))
+	var e struct{ Message, ID string }
+	if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || w.Code != 503 || e.ID == "" || e.ID != w.Header().Get("X-Request-Id") || w.Header().Get("Retry-After") == "" {
+		t.Errorf("got %d %s %v", w.Code, w.Body, err)
+	}
 }
 
 func TestStartAndStopAreRecorded(t *testing.T) {
