@@ -91,9 +91,14 @@ type Change struct {
 type Deployment struct {
 	Version  bawn.Version  `json:"version"`
 	Previous *bawn.Version `json:"previous,omitempty"` // live before
-	Created  bool          `json:"created"`            // false: a version of this very content was there already; live moves there unless Previous is it
+	Created  bool          `json:"created"`            // false: a version with this very content was there already; see Moved
 	DryRun   bool          `json:"dryRun,omitempty"`
 	Changes  []Change      `json:"changes"`
+}
+
+// Moved reports whether live moves to a version that was there already.
+func (d *Deployment) Moved() bool {
+	return !d.Created && d.Previous != nil && d.Previous.Number != d.Version.Number
 }
 
 // Deploy creates a version of the function name and makes it live. spec is

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/manifest"
 )
 
@@ -247,6 +248,29 @@ func TestDeployRefusesBeforeItConnects(t *testing.T) {
 	code, _, errs = run(t, "deploy", dir)
 	if code != exitRefused || !strings.Contains(errs, "bawn.yaml:3:") || !strings.Contains(errs, "runtime") {
 		t.Errorf("bad manifest: exit %d, %q", code, errs)
+	}
+}
+
+// Whether anything changed is said of live, not of whether a version was made.
+func TestDeploymentsAreWorded(t *testing.T) {
+	at := func(n int) *bawn.Version { return &bawn.Version{Number: n, Digest: "sha256:0"} }
+	for want, d := range map[string]client.Deployment{
+		"f: version 1 is live":                                                           {Version: *at(1), Created: true},
+		"f: version 3 is live":                                                           {Version: *at(3), Created: true, Previous: at(2)},
+		"f: would become version 3":                                                      {Version: *at(3), Created: true, Previous: at(2), DryRun: true},
+		"f: version 2 is live, nothing has changed":                                      {Version: *at(2), Previous: at(2)},
+		"f: would stay version 2, nothing has changed":                                   {Version: *at(2), Previous: at(2), DryRun: true},
+		"f: live moves back from version 2 to version 1, which has this content":         {Version: *at(1), Previous: at(2)},
+		"f: live would move back from version 2 to version 1, which has this content":    {Version: *at(1), Previous: at(2), DryRun: true},
+		"f: live moves forward from version 1 to version 2, which has this content":      {Version: *at(2), Previous: at(1)},
+		"f: live would move forward from version 1 to version 2, which has this content": {Version: *at(2), Previous: at(1), DryRun: true},
+	} {
+		var out bytes.Buffer
+		a := &app{IO: IO{Out: &out, Err: &out, Now: time.Now}, format: "text"}
+		a.printDeployment(&client.Client{}, "f", &d)
+		if got, _, _ := strings.Cut(out.String(), "  "); strings.TrimSpace(got) != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 

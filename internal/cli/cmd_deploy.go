@@ -29,7 +29,8 @@ func newDeploy(a *app) *cobra.Command {
 		Short:   "Put the functions of a folder's bawn.yaml on the node",
 		Long: `Reads DIR/bawn.yaml (DIR is the current folder if none is given), packs the code of
 each function, uploads the packages the node does not have, and makes a new version
-of each function live. The same content twice makes no new version.
+of each function live. Content that a version has already makes no new one: live moves
+to that version.
 
 Everything is read and packed, and every function is tried, before the first one
 changes.`,
@@ -221,11 +222,25 @@ func (a *app) upload(ctx context.Context, c *client.Client, p *pack, label strin
 	return forFunction(label, err)
 }
 
+// moved says where live goes when its content is that of a version before.
+func moved(d *client.Deployment) string {
+	from, to := d.Previous.Number, d.Version.Number
+	way := "back"
+	if to > from {
+		way = "forward"
+	}
+	return fmt.Sprintf("%s from version %d to version %d, which has this content", way, from, to)
+}
+
 func (a *app) printDeployment(c *client.Client, name string, d *client.Deployment) {
 	v := d.Version
 	switch {
 	case d.DryRun && d.Created:
 		a.printf("%s: would become version %d", a.paint(1, name), v.Number)
+	case d.Moved() && d.DryRun:
+		a.printf("%s: live would move %s", a.paint(1, name), moved(d))
+	case d.Moved():
+		a.printf("%s: live moves %s", a.paint(1, name), moved(d))
 	case d.DryRun:
 		a.printf("%s: would stay version %d, nothing has changed", a.paint(1, name), v.Number)
 	case d.Created:

@@ -14,6 +14,7 @@ package control
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,8 +37,8 @@ const (
 	changeTimeout = 30 * time.Second
 )
 
-// Config says what a [Control] works with. All fields are needed but Compile and
-// Now.
+// Config says what a [Control] works with. All fields are needed but Compile, Now
+// and Log.
 type Config struct {
 	Store    *store.Store
 	Gate     *deploy.Gate
@@ -51,6 +52,7 @@ type Config struct {
 	// It may take a minute. nil: nothing is compiled before it runs.
 	Compile func(ctx context.Context, v *bawn.Version, code string) (map[string][]byte, error)
 	Now     func() time.Time // nil means time.Now
+	Log     *slog.Logger     // what an operator should see to; nil discards
 }
 
 // Control makes changes, and reads what was changed. It is safe for concurrent
@@ -90,6 +92,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	c := &Control{cfg: cfg}
 	var err error
 	if c.functions, err = store.OpenTable[bawn.Function](ctx, cfg.Store, "functions"); err != nil {
@@ -127,9 +132,7 @@ func (c *Control) recover(ctx context.Context) error {
 			}
 		}
 	}
-	if err := c.collect(ctx); err != nil {
-		return err
-	}
+	c.collect(ctx)
 	wanted := map[string]bool{}
 	for key := range c.artifacts.All("") {
 		wanted[key[strings.LastIndexByte(key, '.')+1:]] = true
@@ -137,19 +140,20 @@ func (c *Control) recover(ctx context.Context) error {
 	return c.cfg.Gate.Sweep(ctx, func(hexDigest string) bool { return wanted[hexDigest] })
 }
 
-// collect drops packages that no version of their tenant has run for a day.
-// The caller holds mu, or is alone.
-func (c *Control) collect(ctx context.Context) error {
+// collect drops packages that no version of their tenant has run for a day. One
+// that cannot be dropped is left for the next start: it must not stand in the way
+// of others. The caller holds mu, or is alone.
+func (c *Control) collect(ctx context.Context) {
 	old := c.cfg.Now().Add(-unusedFor)
 	used := c.inUse()
 	for key, a := range c.artifacts.All("") {
-		if !used[key] && a.CreatedAt.Before(old) {
-			if err := c.dropArtifact(ctx, key, a.Artifact.Digest); err != nil {
-				return err
-			}
+		if used[key] || !a.CreatedAt.Before(old) {
+			continue
+		}
+		if err := c.dropArtifact(ctx, key, a.Artifact.Digest); err != nil {
+			c.cfg.Log.Warn("a package that nothing uses could not be removed", "artifact", a.Artifact.Digest, "error", err)
 		}
 	}
-	return nil
 }
 
 // inUse returns the keys of the packages that versions run.
@@ -177,6 +181,12 @@ func (c *Control) dropArtifact(ctx context.Context, key, digest string) error {
 	if err := remove(ctx, c.artifacts, key); err != nil {
 		return err
 	}
+	return c.dropUnowned(ctx, digest)
+}
+
+// dropUnowned removes a package that no tenant has. The caller holds mu, or is
+// alone.
+func (c *Control) dropUnowned(ctx context.Context, digest string) error {
 	suffix := "." + strings.TrimPrefix(digest, "sha256:")
 	for other := range c.artifacts.All("") {
 		if strings.HasSuffix(other, suffix) {
@@ -237,12 +247,14 @@ func notFound(name string) *bawn.Error {
 	return bawn.Errorf(bawn.CodeNotFound, "control", "there is no function %q", name).WithFix("bawn ls lists the functions that there are")
 }
 
-// change records what is about to be done, does it, and records how it ended.
+// change records what is about to be done, does it, and records how it ended,
+// each with the time of the control's clock.
 // If it cannot be recorded it is not done. what must name neither secrets nor
 // values of the environment. do gets a context that does not end with the
 // request, so that what was begun is brought to its end.
 func (c *Control) change(ctx context.Context, p bawn.Principal, what bawn.Record, do func(ctx context.Context) error) error {
 	what.Kind, what.Tenant, what.Principal, what.Outcome = bawn.KindChange, p.Tenant, p.String(), "allow"
+	what.Time = c.cfg.Now()
 	if err := c.cfg.Evidence.Append(ctx, what); err != nil {
 		return err
 	}
@@ -253,7 +265,7 @@ func (c *Control) change(ctx context.Context, p bawn.Principal, what bawn.Record
 	// The outcome has time of its own: the change may have used up its share.
 	ctx, cancel = context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
-	what.Outcome, what.Reason = "ok", ""
+	what.Time, what.Outcome, what.Reason = c.cfg.Now(), "ok", ""
 	if err != nil {
 		what.Outcome, what.Reason = "error", messageOf(err)
 	}
@@ -318,6 +330,17 @@ func (c *Control) CreateKey(ctx context.Context, p bawn.Principal, want bawn.Key
 		}
 		return err
 	})
+	if err != nil && key.ID != "" {
+		// Nobody will have the secret, so nobody may have the key.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
+		defer cancel()
+		if left := c.cfg.Keys.Revoke(ctx, p.Tenant, key.ID); left != nil {
+			return "", bawn.Key{}, bawn.Wrap(errors.Join(err, left), bawn.CodeUnavailable, "control", "the key %s was made, but that could not be recorded", key.ID).
+				WithFix("revoke it with bawn key revoke %s, then try again", key.ID)
+		}
+		return "", bawn.Key{}, bawn.Wrap(err, bawn.CodeUnavailable, "control", "that the key was made could not be recorded, so it was revoked").
+			WithFix("try again when the node is healthy")
+	}
 	return secret, key, err
 }
 

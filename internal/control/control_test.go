@@ -35,6 +35,7 @@ type plane struct {
 	t     testing.TB
 	dir   string
 	now   time.Time
+	tick  func() // when somebody looks at the clock; nil: nothing
 	gate  *deploy.Gate
 	log   *evidence.Log
 	close func()
@@ -71,7 +72,12 @@ func (p *plane) open() {
 	check(err)
 	gate, err := deploy.New(deploy.Config{Dir: filepath.Join(p.dir, "code"), Blobs: blobs, Record: log.Append})
 	check(err)
-	now := func() time.Time { return p.now }
+	now := func() time.Time {
+		if p.tick != nil {
+			p.tick()
+		}
+		return p.now
+	}
 	compile := func(_ context.Context, v *bawn.Version, code string) (map[string][]byte, error) {
 		if p.compile == nil {
 			return nil, nil
@@ -483,6 +489,45 @@ func TestUnusedPackagesGoAfterADay(t *testing.T) {
 	}
 }
 
+// A package that cannot become the tenant's does not stay.
+func TestPackageThatIsNotTakenGoes(t *testing.T) {
+	p := open(t)
+	data, digest := code(t, "one")
+	a, err := p.gate.Accept(t.Context(), digest, bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.addArtifact(gone, admin, a); err == nil {
+		t.Fatal("it was taken")
+	}
+	if has, err := p.gate.Has(t.Context(), digest); has || err != nil {
+		t.Errorf("its zip is still there, %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(p.dir, "code", strings.TrimPrefix(digest, "sha256:"))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder is still there: %v", err)
+	}
+	p.deploy("hello", p.upload(admin, "one"))
+	// One that others have stays.
+	if err := p.addArtifact(gone, who("rival", bawn.RoleAdmin), a); err == nil {
+		t.Fatal("it was taken")
+	}
+	if has, err := p.HasArtifact(t.Context(), admin, digest); !has || err != nil {
+		t.Errorf("a package in use is gone, %v", err)
+	}
+}
+
+// A package that cannot be removed does not stand in the way of others.
+func TestPackageThatCannotBeRemoved(t *testing.T) {
+	p := open(t)
+	bad := artifact{Artifact: bawn.Artifact{Digest: "no digest"}, CreatedAt: today.Add(-2 * unusedFor)}
+	if _, err := p.artifacts.Create(t.Context(), "main.bad", bad); err != nil {
+		t.Fatal(err)
+	}
+	p.deploy("hello", p.upload(admin, "one"))
+}
+
 // Whatever a crash leaves behind is cleared away at the next start.
 func TestRecovery(t *testing.T) {
 	p := open(t)
@@ -719,6 +764,24 @@ func TestKeys(t *testing.T) {
 		t.Errorf("revoked, and still good: %v", err)
 	}
 	wantCode(t, p.RevokeKey(ctx, admin, key.ID), bawn.CodeNotFound, "there is no key")
+}
+
+// A key whose making cannot be recorded to its end has an owner no more.
+func TestKeyWithoutARecordIsRevoked(t *testing.T) {
+	p := open(t)
+	p.tick = func() {
+		if len(p.cfg.Keys.List("main")) > 0 { // it is made, and its outcome comes next
+			p.log.Close()
+		}
+	}
+	secret, key, err := p.CreateKey(t.Context(), admin, bawn.Key{Name: "ci", Role: bawn.RoleInvoker})
+	if secret != "" || key.ID != "" {
+		t.Errorf("a key came with the error: %+v", key)
+	}
+	wantCode(t, err, bawn.CodeUnavailable, "it was revoked")
+	if keys := p.cfg.Keys.List("main"); len(keys) != 0 {
+		t.Errorf("it lives on: %+v", keys)
+	}
 }
 
 // What cannot be recorded is not done.

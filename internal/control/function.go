@@ -69,14 +69,25 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 	return a, nil
 }
 
-func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Artifact) error {
+// addArtifact makes a package that the gate has accepted the principal's
+// tenant's. If it cannot, and no other tenant has the package, it goes again.
+func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Artifact) (err error) {
+	undo := context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.collect(ctx); err != nil {
-		return err
-	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		ctx, cancel := context.WithTimeout(undo, changeTimeout)
+		defer cancel()
+		if left := c.dropUnowned(ctx, a.Digest); left != nil {
+			c.cfg.Log.Warn("a package that nothing uses could not be removed", "artifact", a.Digest, "error", left)
+		}
+	}()
+	c.collect(ctx)
 	// The last function that ran it may have been removed, and the package with
 	// it, since the gate let it in.
 	if has, err := c.cfg.Gate.Has(ctx, a.Digest); err != nil {
@@ -85,7 +96,7 @@ func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Arti
 		return bawn.Errorf(bawn.CodeConflict, "control.put", "the package was removed while it was uploaded").WithFix("deploy again")
 	}
 	row := artifact{a, c.cfg.Now().UTC(), p.String()}
-	_, err := c.artifacts.Create(ctx, artifactKey(p.Tenant, a.Digest), row)
+	_, err = c.artifacts.Create(ctx, artifactKey(p.Tenant, a.Digest), row)
 	if bawn.ErrorCode(err) == bawn.CodeConflict {
 		return nil // uploaded twice at the same time
 	}

@@ -32,6 +32,8 @@ type Keys struct {
 	table *store.Table[storedKey]
 	now   func() time.Time
 
+	making sync.Mutex // held while a key is made: two must not take one name
+
 	mu   sync.RWMutex
 	byID map[string]*storedKey // fed by the table; a revoked key is gone before Revoke returns
 }
@@ -68,6 +70,8 @@ func (k *Keys) Create(ctx context.Context, want bawn.Key) (secret string, key ba
 	if err := k.check(want); err != nil {
 		return "", bawn.Key{}, err
 	}
+	k.making.Lock()
+	defer k.making.Unlock()
 	n := 0
 	for _, v := range k.table.All(want.Tenant + ".") {
 		if v.Name == want.Name && !k.expired(&v) {

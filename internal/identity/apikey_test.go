@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,5 +213,28 @@ func BenchmarkAuthenticate(b *testing.B) {
 		if _, err := k.Authenticate(secret); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Of those who ask for one name at the same time, one gets it.
+func TestCreateAtOnce(t *testing.T) {
+	k, _ := openKeys(t, t.TempDir())
+	var made atomic.Int32
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			_, _, err := k.Create(t.Context(), bawn.Key{Name: "ci", Tenant: "main", Role: bawn.RoleAdmin, CreatedBy: "test"})
+			switch bawn.ErrorCode(err) {
+			case "":
+				made.Add(1)
+			case bawn.CodeConflict:
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(k.List("main")); n != 1 || made.Load() != 1 {
+		t.Errorf("%d keys made, %d are there", made.Load(), n)
 	}
 }

@@ -145,7 +145,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Now: time.Now,
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start.
-		Compile: n.compile,
+		Compile: n.compile, Log: log,
 	})
 	if err != nil {
 		return nil, err
