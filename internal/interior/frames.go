@@ -31,8 +31,13 @@ import (
 const (
 	frameHeaderBytes = 8
 	maxFrameHead     = 64 << 10
+	maxStreamHead    = 256       // of a frame inside a stream, where many may come
 	maxErrorBytes    = 256 << 10 // an error document; traces are long, not endless
 )
+
+// chunkHead is the whole head of a chunk. Nothing else is taken for one: what
+// comes in any number must cost the node less than who sends it.
+const chunkHead = `{"type":"chunk"}`
 
 // frameHead is the head of any frame that a program sends.
 type frameHead struct {
@@ -191,7 +196,7 @@ func (w *frameWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Ti
 	w.want = append(w.want[:0], `{"type":"response","id":"`...)
 	w.want = append(w.want, c.ID...)
 	w.want = append(w.want, `"}`...)
-	h, n, err := readFrameHead(w.r, w.want)
+	h, n, err := readFrameHead(w.r, maxFrameHead, w.want)
 	if err != nil {
 		return nil, w.fail(ctx, err)
 	}
@@ -227,7 +232,7 @@ func (w *frameWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Ti
 		streaming = true
 		return &bawn.Result{
 			ContentType: h.ContentType,
-			Stream:      &frameStream{w: w, ctx: ctx, id: c.ID, release: release, left: bawn.MaxStreamBytes},
+			Stream:      &frameStream{w: w, ctx: ctx, id: c.ID, release: release, left: bawn.MaxStreamBytes, heads: bawn.MaxStreamBytes},
 		}, nil
 	}
 	return nil, w.fail(ctx, protocolError("it answered invoke with a frame of type %.20q", h.Type))
@@ -306,7 +311,7 @@ func (w *frameWorker) flush(body []byte) error {
 
 // readFrame reads one frame whose body has at most max bytes.
 func readFrame(r *bufio.Reader, max int) (frameHead, []byte, error) {
-	h, n, err := readFrameHead(r, nil)
+	h, n, err := readFrameHead(r, maxFrameHead, nil)
 	if err != nil {
 		return h, nil, err
 	}
@@ -318,16 +323,16 @@ func readFrame(r *bufio.Reader, max int) (frameHead, []byte, error) {
 }
 
 // readFrameHead reads a frame up to its body and returns the body's length,
-// which the caller must bound. A head equal to want is not parsed: h is its
-// zero value then, and never otherwise.
-func readFrameHead(r *bufio.Reader, want []byte) (h frameHead, body int, err error) {
+// which the caller must bound. The head may have max bytes. One equal to want is
+// not parsed: h is its zero value then, and never otherwise.
+func readFrameHead(r *bufio.Reader, max int, want []byte) (h frameHead, body int, err error) {
 	var header [frameHeaderBytes]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return h, 0, err
 	}
 	n, b := binary.BigEndian.Uint32(header[:]), binary.BigEndian.Uint32(header[4:])
-	if n == 0 || n > maxFrameHead {
-		return h, 0, protocolError("a frame's head has %d bytes, not 1 to %d", n, maxFrameHead)
+	if n == 0 || n > uint32(max) {
+		return h, 0, protocolError("a frame's head has %d bytes, not 1 to %d", n, max)
 	}
 	if b > 1<<31-1 {
 		return h, 0, protocolError("a frame's body has %d bytes", b)
@@ -381,6 +386,7 @@ type frameStream struct {
 	release func()
 	chunk   int   // bytes of the present chunk not yet read
 	left    int64 // bytes the stream may still have
+	heads   int64 // bytes its frames' heads may still have
 	err     error // the end, once reached
 }
 
@@ -399,22 +405,52 @@ func (s *frameStream) Read(p []byte) (int, error) {
 	}
 	n, err := s.w.r.Read(p[:min(len(p), s.chunk)])
 	s.chunk -= n
+	// What has come already goes out together: to pass on each of many small
+	// chunks by itself would cost more than to send them.
+	for err == nil && n < len(p) && (s.chunk > 0 || s.chunkBuffered()) {
+		if s.w.r.Buffered() == 0 {
+			break
+		}
+		if s.chunk == 0 {
+			if err := s.next(); err != nil {
+				return n, s.end(err)
+			}
+		}
+		var m int
+		m, err = s.w.r.Read(p[n:min(len(p), n+min(s.chunk, s.w.r.Buffered()))])
+		n, s.chunk = n+m, s.chunk-m
+	}
 	if err != nil {
 		return n, s.end(s.w.fail(s.ctx, err))
 	}
 	return n, nil
 }
 
+// chunkBuffered reports whether a chunk's head and something of its body have
+// arrived.
+func (s *frameStream) chunkBuffered() bool {
+	const size = frameHeaderBytes + len(chunkHead)
+	if s.w.r.Buffered() <= size {
+		return false
+	}
+	b, err := s.w.r.Peek(size)
+	return err == nil && binary.BigEndian.Uint32(b) == uint32(len(chunkHead)) && string(b[frameHeaderBytes:]) == chunkHead
+}
+
 // next reads up to the body of the next frame.
 func (s *frameStream) next() error {
-	h, n, err := readFrameHead(s.w.r, nil)
+	h, n, err := readFrameHead(s.w.r, maxStreamHead, []byte(chunkHead))
 	if err != nil {
 		return s.w.fail(s.ctx, err)
 	}
 	switch h.Type {
-	case "chunk":
+	case "": // chunkHead
+		if n == 0 {
+			return s.w.fail(s.ctx, protocolError("a chunk of a stream is empty"))
+		}
 		s.left -= int64(n)
-		if s.left < 0 {
+		s.heads -= int64(frameHeaderBytes + len(chunkHead))
+		if s.left < 0 || s.heads < 0 {
 			s.w.dead.Store(true)
 			return &bawn.StreamError{Payload: errorPayload("Function.ResponseSizeTooLarge",
 				fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", bawn.MaxStreamBytes))}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -334,7 +335,10 @@ func TestFrameStream(t *testing.T) {
 		alive  bool
 	}{
 		{"empty", bytes.Join([][]byte{begin, frame(`{"type":"end"}`, "")}, nil), "", "", true},
-		{"two chunks", bytes.Join([][]byte{begin, chunk, frame(`{"type":"chunk"}`, ""), chunk, frame(`{"type":"end"}`, "")}, nil), "hellohello", "", true},
+		{"two chunks", bytes.Join([][]byte{begin, chunk, chunk, frame(`{"type":"end"}`, "")}, nil), "hellohello", "", true},
+		{"empty chunk", bytes.Join([][]byte{begin, chunk, frame(`{"type":"chunk"}`, ""), chunk}, nil), "hello", "is empty", false},
+		{"long head", bytes.Join([][]byte{begin, chunk, frame(`{"type":"chunk"`+strings.Repeat(" ", 300)+`}`, "x")}, nil), "hello", "not 1 to 256", false},
+		{"chunk in other words", bytes.Join([][]byte{begin, chunk, frame(`{"type": "chunk"}`, "x")}, nil), "hello", "inside a stream", false},
 		{"late error", bytes.Join([][]byte{begin, chunk, frame(`{"type":"error","id":"1"}`, `{"errorType":"E"}`)}, nil), "hello", "stream", true},
 		{"last error", bytes.Join([][]byte{begin, frame(`{"type":"error","id":"1","exit":true}`, `{}`)}, nil), "", "stream", false},
 		{"error of another call", bytes.Join([][]byte{begin, frame(`{"type":"error","id":"2"}`, `{}`)}, nil), "", "not running", false},
@@ -373,6 +377,35 @@ func TestFrameStream(t *testing.T) {
 			}
 		})
 	}
+	t.Run("many heads", func(t *testing.T) {
+		w := scripted(t, func(_ string, n int) []byte {
+			if n == 0 {
+				return frame(`{"type":"loaded"}`, "")
+			}
+			return append(slices.Clone(begin), bytes.Repeat(frame(chunkHead, "x"), 100)...)
+		})
+		mustLoad(t, w, testIdentity(bawn.NodeJS20, "a.b"))
+		r, err := w.invoke(t.Context(), &bawn.Call{ID: "1"}, time.Now().Add(10*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := r.Stream.(*frameStream)
+		s.heads = 10 * int64(len(frame(chunkHead, "")))
+		reads, got := 0, 0
+		for {
+			n, err := s.Read(make([]byte, 1000))
+			reads, got = reads+1, got+n
+			if err != nil {
+				if !errors.As(err, new(*bawn.StreamError)) || got != 10 || w.alive() {
+					t.Errorf("ended with %v after %d bytes, alive %v", err, got, w.alive())
+				}
+				break
+			}
+		}
+		if reads > 5 {
+			t.Errorf("10 chunks that came together took %d reads", reads)
+		}
+	})
 	t.Run("closed early", func(t *testing.T) {
 		w := scripted(t, func(_ string, n int) []byte {
 			if n == 0 {
@@ -422,7 +455,7 @@ func FuzzFrame(f *testing.F) {
 		r := bufio.NewReaderSize(bytes.NewReader(data), 64)
 		used := 0
 		for {
-			h, n, err := readFrameHead(r, want)
+			h, n, err := readFrameHead(r, maxFrameHead, want)
 			if err != nil {
 				return
 			}

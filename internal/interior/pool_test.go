@@ -207,7 +207,7 @@ func (b *fakeBox) program() {
 		case a.stream != nil:
 			b.send(`{"type":"stream","contentType":"text/plain","id":"`+f.ID+`"}`, "")
 			for _, s := range a.stream {
-				b.send(`{"type":"chunk`+id, s)
+				b.send(chunkHead, s)
 			}
 			b.send(`{"type":"end`+id, "")
 		default:

@@ -404,7 +404,7 @@ const { pipeline } = require('stream/promises');
 const { Readable } = require('stream');
 exports.plain = awslambda.streamifyResponse(async (event, stream, context) => {
   stream.setContentType('text/plain');
-  stream.write('a'); stream.write(Buffer.from('b')); stream.end('c');
+  stream.write('a'); stream.write(''); stream.write(Buffer.from('b')); stream.end('c');
 });
 exports.http = awslambda.streamifyResponse(async (event, stream) => {
   stream = awslambda.HttpResponseStream.from(stream, { statusCode: 201, headers: { 'x-a': 'b' }, cookies: ['c=d'] });

@@ -375,7 +375,7 @@ func TestD6(t *testing.T) {
 		}, 502, "streaming"},
 		{"bad prelude", func(w io.Writer, id string, _ []byte) {
 			answer(w, `{"type":"stream","contentType":"`+preludeType+`","id":"`+id+`"}`, "")
-			answer(w, `{"type":"chunk","id":"`+id+`"}`, "secret\x00\x00\x00\x00\x00\x00\x00\x00")
+			answer(w, `{"type":"chunk"}`, "secret\x00\x00\x00\x00\x00\x00\x00\x00")
 			answer(w, `{"type":"end","id":"`+id+`"}`, "")
 		}, 502, "beginning of the stream"},
 		{"time-out", func(w io.Writer, id string, _ []byte) {}, 504, "timeout"},
@@ -496,11 +496,11 @@ func TestStreaming(t *testing.T) {
 	next := make(chan bool)
 	f := newFront(t, func(w io.Writer, id string, _ []byte) {
 		answer(w, `{"type":"stream","contentType":"`+preludeType+`","id":"`+id+`"}`, "")
-		answer(w, `{"type":"chunk","id":"`+id+`"}`, `{"statusCode":201,"headers":{"content-type":"text/event-stream"},"cookies":["a=b"]}`+"\x00\x00\x00\x00")
-		answer(w, `{"type":"chunk","id":"`+id+`"}`, "\x00\x00\x00\x00one\n")
+		answer(w, `{"type":"chunk"}`, `{"statusCode":201,"headers":{"content-type":"text/event-stream"},"cookies":["a=b"]}`+"\x00\x00\x00\x00")
+		answer(w, `{"type":"chunk"}`, "\x00\x00\x00\x00one\n")
 		for i := range 3 {
 			<-next
-			answer(w, `{"type":"chunk","id":"`+id+`"}`, fmt.Sprintf("part %d\n", i))
+			answer(w, `{"type":"chunk"}`, fmt.Sprintf("part %d\n", i))
 		}
 		<-next
 		answer(w, `{"type":"end","id":"`+id+`"}`, "")
@@ -532,14 +532,14 @@ func TestStreaming(t *testing.T) {
 func TestStreamingEndsBadly(t *testing.T) {
 	f := newFront(t, func(w io.Writer, id string, event []byte) {
 		answer(w, `{"type":"stream","contentType":"text/plain","id":"`+id+`"}`, "")
-		answer(w, `{"type":"chunk","id":"`+id+`"}`, "one")
+		answer(w, `{"type":"chunk"}`, "one")
 		if strings.Contains(string(event), "fail=1") {
 			answer(w, `{"type":"error","id":"`+id+`"}`, `{"errorMessage":"secret"}`)
 			return
 		}
 		for {
 			b := make([]byte, 8, 8+64<<10)
-			head := `{"type":"chunk","id":"` + id + `"}`
+			head := `{"type":"chunk"}`
 			binary.BigEndian.PutUint32(b, uint32(len(head)))
 			binary.BigEndian.PutUint32(b[4:], 32<<10)
 			if _, err := w.Write(append(append(b, head...), make([]byte, 32<<10)...)); err != nil {

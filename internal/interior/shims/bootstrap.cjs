@@ -233,6 +233,7 @@ function streaming() {
     _write(chunk, encoding, callback) {
       if (this.invocation.over()) return callback(); // answered already, with an error
       this.begin();
+      if (chunk.length === 0) return callback(); // it only begins the answer: empty chunks are refused
       this.channel.send('{"type":"chunk"}', chunk, callback);
     }
 
