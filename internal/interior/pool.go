@@ -416,13 +416,19 @@ type boxed struct {
 	gone   chan struct{}            // closed when it no longer counts
 }
 
-// refused takes what a worker turned away, as the kernel's refusals are taken.
-// It does not block: what is too much is left out.
+// refused takes what a worker turned away, as the kernel's refusals are taken,
+// and ends the instance: whoever broke the protocol would go on, and the next
+// call may not meet it. It does not block.
 func (b *boxed) refused(a sandbox.Attempt) {
 	select {
 	case b.more <- a:
 	default:
 	}
+	if in := b.owner.Load(); in != nil {
+		go in.kill()
+		return
+	}
+	go b.Kill()
 }
 
 // take returns the newest warm sandbox, or nil.
@@ -524,7 +530,7 @@ func (s *shelf) make(ctx context.Context) (*boxed, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &boxed{Sandbox: box, more: make(chan sandbox.Attempt, 16), gone: make(chan struct{})}
+	b := &boxed{Sandbox: box, more: make(chan sandbox.Attempt, 1), gone: make(chan struct{})}
 	if len(s.def.Args) > 0 {
 		b.worker = newFrameWorker(box.Conn())
 	}
@@ -544,6 +550,14 @@ func (p *Pool) watch(b *boxed) {
 		}
 	}
 	<-b.Done()
+	for left := true; left; { // what it was ended for may still be there
+		select {
+		case a := <-b.more:
+			p.blocked(b, &a)
+		default:
+			left = false
+		}
+	}
 	defer close(b.gone)
 	defer p.unreserve()
 	if b.worker != nil {

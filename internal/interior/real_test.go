@@ -294,7 +294,8 @@ func TestRealWasm(t *testing.T) {
 }
 
 // A parked sandbox starts the function's own program, which speaks the Runtime
-// API; a second poller is turned away and recorded: control B8.
+// API; a second poller is turned away and recorded, and its instance ended:
+// control B8.
 func TestRealProvided(t *testing.T) {
 	p := newReal(t)
 	p.Expect(map[bawn.Runtime]int{bawn.Provided: 1})
@@ -310,7 +311,11 @@ func TestRealProvided(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(r.Payload) != event || r.FunctionError != "" || r.Usage.Cold != (i == 0) {
+		if i == 2 {
+			if r.FunctionError == "" || !strings.Contains(string(r.Payload), "second poller") {
+				t.Errorf("%s: got %s, %+v", event, r.Payload, r)
+			}
+		} else if string(r.Payload) != event || r.FunctionError != "" || r.Usage.Cold != (i == 0 || i == 3) {
 			t.Errorf("%s: got %s, %+v", event, r.Payload, r)
 		}
 		if text := p.text(c.ID); !strings.Contains(text, "got "+event) {

@@ -34,6 +34,10 @@ const (
 
 	// Runtimes need one connection, or two; more would only cost the node.
 	maxAPIConns = 8
+
+	// A call takes two requests. More than these for one event are made to
+	// keep the node busy.
+	maxAPIRequests = 1000
 )
 
 // An apiWorker is the worker of a program that speaks the Lambda Runtime API.
@@ -46,6 +50,7 @@ type apiWorker struct {
 
 	polls  chan poll     // a runtime asks for an event; taken by load and invoke
 	failed chan []byte   // the runtime reported that it cannot initialise
+	breach chan struct{} // closed when broken is set
 	gone   chan struct{} // closed by close
 	once   sync.Once
 
@@ -54,6 +59,8 @@ type apiWorker struct {
 	poller  string      // the remote address of the last connection that polled
 	current *invocation // the call that the runtime has, until it asks for the next
 	waiting *poll       // kept by load for the first invoke
+	asked   int         // requests since the last event
+	broken  *bawn.Error // what was done that the instance is ended for
 	dead    bool
 }
 
@@ -84,12 +91,14 @@ type invocation struct {
 }
 
 // newRuntimeAPIWorker serves the Runtime API on ln, which it owns from then on.
-// refused is told of polls that were turned away; it must not block.
+// refused is told, once, of the request that breaks the protocol. It must end
+// the program and must not block.
 func newRuntimeAPIWorker(ln net.Listener, refused func(sandbox.Attempt)) *apiWorker {
 	w := &apiWorker{
 		refused: refused,
 		polls:   make(chan poll),
 		failed:  make(chan []byte, 1),
+		breach:  make(chan struct{}),
 		gone:    make(chan struct{}),
 	}
 	// What a runtime does wrong on its connection is its own affair, so
@@ -114,6 +123,36 @@ func (w *apiWorker) kill() {
 	w.mu.Unlock()
 }
 
+// breaks ends the instance for reason, which nothing that follows its rules
+// gives. What more it asks for is refused and not reported.
+func (w *apiWorker) breaks(what, reason string) {
+	w.mu.Lock()
+	first := w.broken == nil
+	if first {
+		w.broken = bawn.Errorf(bawn.CodeFunctionError, "interior.runtimeapi", "the function broke the protocol of its runtime: %s: %s", what, reason).
+			WithFix("one program in the sandbox may ask for events, one at a time; see what else the function starts")
+		w.dead = true
+		close(w.breach)
+	}
+	w.mu.Unlock()
+	if first && w.refused != nil {
+		w.refused(sandbox.Attempt{
+			Time: time.Now(), Syscall: "runtime-api", Control: "B8", Errno: "403",
+			Args: []string{"GET " + apiPrefix + "invocation/next", what + ": " + reason},
+		})
+	}
+}
+
+// over returns why there is nothing more to come from a worker that is ended.
+func (w *apiWorker) over() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken != nil {
+		return w.broken
+	}
+	return errGone
+}
+
 func (w *apiWorker) close() {
 	w.kill()
 	w.once.Do(func() {
@@ -136,8 +175,10 @@ func (w *apiWorker) load(ctx context.Context, id Identity) error {
 		case payload := <-w.failed: // and exited, as it should
 			return &initError{Payload: payload}
 		default:
-			return errGone
+			return w.over()
 		}
+	case <-w.breach:
+		return w.over()
 	case <-ctx.Done():
 		w.kill()
 		return ctx.Err()
@@ -160,8 +201,10 @@ func (w *apiWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Time
 			select {
 			case q := <-w.polls:
 				p = &q
+			case <-w.breach:
+				return nil, w.over()
 			case <-w.gone:
-				return nil, errGone
+				return nil, w.over()
 			case <-ctx.Done():
 				w.kill()
 				return nil, ctx.Err()
@@ -174,8 +217,10 @@ func (w *apiWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Time
 		case p.give <- inv:
 			given = true
 		case <-p.gone: // hung up while nothing was to be done
+		case <-w.breach:
+			return nil, w.over()
 		case <-w.gone:
-			return nil, errGone
+			return nil, w.over()
 		}
 	}
 	select {
@@ -186,8 +231,10 @@ func (w *apiWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Time
 		case r := <-inv.result: // and exited at once
 			return r, nil
 		default:
-			return nil, errGone
+			return nil, w.over()
 		}
+	case <-w.breach:
+		return nil, w.over()
 	case <-ctx.Done():
 		w.kill()
 		return nil, ctx.Err()
@@ -199,6 +246,19 @@ func (w *apiWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Time
 
 // ServeHTTP answers one request of the runtime.
 func (w *apiWorker) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w.mu.Lock()
+	w.asked++
+	asked, broken := w.asked, w.broken != nil
+	w.mu.Unlock()
+	if !broken && asked > maxAPIRequests {
+		broken = true
+		w.breaks("flood", "more than "+strconv.Itoa(maxAPIRequests)+" requests for one event")
+	}
+	if broken {
+		rw.Header().Set("Connection", "close")
+		refuse(rw, http.StatusForbidden, "InvalidStateTransition", "The instance is ending.")
+		return
+	}
 	path, isRuntime := strings.CutPrefix(r.URL.Path, apiPrefix)
 	switch {
 	case r.URL.Path == "/2018-06-01/ping" && r.Method == http.MethodGet:
@@ -243,11 +303,8 @@ func (w *apiWorker) serveNext(rw http.ResponseWriter, r *http.Request) {
 			apiAnswers: "the event before has not been answered",
 			apiFailed:  "the runtime reported that it could not initialise",
 		}[state]
-		if second && state != apiFailed && w.refused != nil {
-			w.refused(sandbox.Attempt{
-				Time: time.Now(), Syscall: "runtime-api", Control: "B8", Errno: "403",
-				Args: []string{"GET " + apiPrefix + "invocation/next", "second poller: " + reason},
-			})
+		if second && state != apiFailed {
+			w.breaks("second poller", reason)
 		}
 		refuse(rw, http.StatusForbidden, "InvalidStateTransition", "Transition from the present state to Ready is not allowed: "+reason)
 		return
@@ -278,7 +335,7 @@ func (w *apiWorker) serveNext(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.mu.Lock()
-	w.state, w.current = apiBusy, inv
+	w.state, w.current, w.asked = apiBusy, inv, 0
 	w.mu.Unlock()
 
 	// Headers without content are left out: clients parse what is there.
@@ -526,7 +583,7 @@ func (s *apiStream) Read(p []byte) (int, error) {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = context.DeadlineExceeded
 		} else {
-			err = errGone
+			err = s.w.over()
 		}
 	}
 	if err != nil {

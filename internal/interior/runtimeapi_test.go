@@ -233,34 +233,67 @@ func TestRuntimeAPISizes(t *testing.T) {
 	}
 }
 
+// Whoever else asks for events ends the instance, and is reported once.
 func TestRuntimeAPISecondPoller(t *testing.T) {
-	s := startAPI(t)
-	c, thief := s.dial(t), s.dial(t)
-	c.send("GET", nextPath, "", "")
-	mustLoad(t, s, testIdentity(bawn.Provided, "x"))
-	thief.expect(403, "InvalidStateTransition", "GET", nextPath, "", "")
-	out := make(chan *bawn.Result, 1)
-	go func() {
-		r, _ := s.invoke(context.Background(), &bawn.Call{ID: "1", Event: []byte("{}")}, time.Now().Add(20*time.Second))
-		out <- r
-	}()
-	c.receive()
-	thief.expect(403, "InvalidStateTransition", "GET", nextPath, "", "")
-	c.expect(202, "OK", "POST", apiPrefix+"invocation/1/response", "", "1")
-	<-out
-	seen := s.attempts()
-	if len(seen) != 2 {
-		t.Fatalf("%d second pollers were reported, want 2", len(seen))
-	}
-	for i, want := range []string{"already waits", "not been answered"} {
-		if a := seen[i]; a.Control != "B8" || !strings.Contains(strings.Join(a.Args, " "), want) {
+	check := func(t *testing.T, s *apiServer, want string) {
+		t.Helper()
+		if s.alive() {
+			t.Error("the next call would meet the second poller")
+		}
+		seen := s.attempts()
+		if len(seen) != 1 {
+			t.Fatalf("%d reports, want 1", len(seen))
+		}
+		if a := seen[0]; a.Control != "B8" || !strings.Contains(strings.Join(a.Args, " "), want) {
 			t.Errorf("reported %+v, want %q", a, want)
 		}
 	}
-	// A runtime may change its connection between calls.
-	if out := s.begin(t, s.dial(t), "2"); out == nil {
-		t.Fatal("not served")
-	}
+	t.Run("before a call", func(t *testing.T) {
+		s := startAPI(t)
+		c := s.dial(t)
+		c.send("GET", nextPath, "", "")
+		mustLoad(t, s, testIdentity(bawn.Provided, "x"))
+		for range 5 {
+			s.dial(t).expect(403, "InvalidStateTransition", "GET", nextPath, "", "")
+		}
+		check(t, s, "already waits")
+	})
+	t.Run("during a call", func(t *testing.T) {
+		s := startAPI(t)
+		c := s.dial(t)
+		out := s.begin(t, c, "1")
+		for range 5 {
+			s.dial(t).expect(403, "InvalidStateTransition", "GET", nextPath, "", "")
+		}
+		if r := <-out; !strings.Contains(r.FunctionError, "second poller") {
+			t.Errorf("the call ended with %+v", r)
+		}
+		check(t, s, "not been answered")
+	})
+	t.Run("flood", func(t *testing.T) {
+		s := startAPI(t)
+		c := s.dial(t)
+		out := s.begin(t, c, "1")
+		for range maxAPIRequests {
+			c.expect(200, "pong", "GET", "/2018-06-01/ping", "", "")
+		}
+		c.expect(403, "ending", "GET", "/2018-06-01/ping", "", "")
+		if r := <-out; !strings.Contains(r.FunctionError, "flood") {
+			t.Errorf("the call ended with %+v", r)
+		}
+		check(t, s, "more than 1000 requests")
+	})
+	t.Run("another connection, one after the other", func(t *testing.T) {
+		s := startAPI(t)
+		for _, id := range []string{"1", "2"} { // a runtime may do that between calls
+			c := s.dial(t)
+			out := s.begin(t, c, id)
+			c.expect(202, "OK", "POST", apiPrefix+"invocation/"+id+"/response", "", "1")
+			if r := <-out; string(r.Payload) != "1" || len(s.attempts()) != 0 || !s.alive() {
+				t.Errorf("result %+v, %d reports", r, len(s.attempts()))
+			}
+		}
+	})
 }
 
 func TestRuntimeAPIPollGivenUp(t *testing.T) {
