@@ -479,3 +479,17 @@ func BenchmarkAdmit(b *testing.B) {
 		a.Settle(bawn.Usage{})
 	}
 }
+
+// A request that was not read, because its key was not known then, is refused
+// even if the key is known by now.
+func TestUnreadRequestIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(t, "main", "hello", "GET /hello")
+	c := w.byRoute(t, "GET", "/hello", w.key(t, "main", bawn.RoleInvoker))
+	c.Event = nil
+	_, err := w.gate.Admit(t.Context(), c)
+	wantCode(t, err, bawn.CodeUnauthenticated)
+	if !w.gate.Known(c.Bearer) || w.gate.Known("bawn_x") || w.gate.Known("") {
+		t.Error("Known does not tell keys apart")
+	}
+}

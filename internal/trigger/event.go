@@ -106,6 +106,24 @@ func appendEvent(b []byte, q *request) []byte {
 	return append(b, `,"isBase64Encoded":false}`...)
 }
 
+// bodySize returns how many bytes appendEvent makes of a body, or that it is
+// more than an event may have.
+func bodySize(h http.Header, body []byte) int {
+	if !isText(h) || !utf8.Valid(body) {
+		return base64.StdEncoding.EncodedLen(len(body))
+	}
+	n := len(body)
+	for _, c := range body {
+		switch {
+		case c == '"', c == '\\', c == '\n', c == '\r', c == '\t':
+			n++
+		case c < ' ':
+			n += 5
+		}
+	}
+	return n
+}
+
 func appendRouteKey(b []byte, r *bawn.Route) []byte {
 	b = append(b, '"')
 	b = appendText(b, r.Method)

@@ -35,13 +35,13 @@ const keyPrefix = "bawn_"
 const (
 	defaultAccount = "123456789012"
 	copyBytes      = 32 << 10 // of a stream, at once
-	firstBytes     = 4 << 10  // of a body, before more memory is taken
 )
 
 // httpTrigger serves functions under their routes.
 type httpTrigger struct {
 	cfg     HTTPConfig
 	buffers sync.Pool // of *[]byte for streams
+	room    room
 }
 
 // NewHTTP returns the handler of the public listener. It gives functions the
@@ -60,7 +60,9 @@ func NewHTTP(cfg HTTPConfig) http.Handler {
 func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &bawn.Call{ID: bawn.NewID(), Trigger: "http", At: time.Now()}
 	w.Header()["X-Request-Id"] = []string{c.ID}
-	if err := t.call(r, c); err != nil {
+	s := share{room: &t.room, most: maxHeldOpen}
+	defer s.end()
+	if err := t.call(r, c, &s); err != nil {
 		t.fail(w, r, c, err)
 		return
 	}
@@ -74,11 +76,18 @@ func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		t.stream(w, r, c, result.ContentType, result.Stream)
 		return
 	}
+	// The event may go now, and the answer needs room until it has left.
+	c.Event = nil
+	s.end()
+	if err := s.take(len(result.Payload) - freeBytes); err != nil {
+		t.fail(w, r, c, err)
+		return
+	}
 	t.answer(w, r, c, result)
 }
 
-// call fills in c from the request.
-func (t *httpTrigger) call(r *http.Request, c *bawn.Call) error {
+// call fills in c from the request. What that takes of memory is in s.
+func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	rawPath, query, _ := strings.Cut(r.RequestURI, "?")
 	m, err := t.cfg.Invoker.Match(r.Method, rawPath)
 	if err != nil {
@@ -95,12 +104,18 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call) error {
 	} else if len(auth) == 1 {
 		c.Bearer = bearer(auth[0])
 	}
-	if c.Bearer == "" && !m.Route.Access.Public.Open(c.At) {
-		// The body of who may not call is not worth reading. The gate decides; here
-		// it only gets the call without its event.
+	// The body of who may not call is not worth reading. The gate decides; here it
+	// only gets the call without its event, and refuses that.
+	switch {
+	case c.Bearer != "":
+		if !t.cfg.Invoker.Known(c.Bearer) {
+			return nil
+		}
+		s.most = maxHeld
+	case !m.Route.Access.Public.Open(c.At):
 		return nil
 	}
-	body, err := readBody(r)
+	body, err := readBody(r, s)
 	if err != nil {
 		return err
 	}
@@ -111,7 +126,18 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call) error {
 		account: t.cfg.Account, api: m.Version.Function, at: c.At,
 		hideKey: c.Bearer != "", body: body,
 	}
-	c.Event = appendEvent(make([]byte, 0, 1024+len(query)+len(body)*9/8), &q)
+	grown := len(body) * 4 / 3
+	if grown > freeBytes {
+		if grown = bodySize(r.Header, body); grown > bawn.MaxEventBytes {
+			return tooLarge()
+		}
+	}
+	reading := int(s.held)
+	if err := s.take(grown - freeBytes); err != nil {
+		return err
+	}
+	c.Event = appendEvent(make([]byte, 0, 1024+len(query)+grown), &q)
+	s.give(reading)
 	if len(c.Event) > bawn.MaxEventBytes {
 		return tooLarge()
 	}
@@ -139,26 +165,44 @@ func traceID(id string, at time.Time) string {
 	return "Root=1-" + hex.EncodeToString(t[:]) + "-" + hexID[:24] + ";Parent=" + hexID[16:] + ";Sampled=0"
 }
 
-// readBody reads the body within the bounds of an event.
-func readBody(r *http.Request) ([]byte, error) {
+// readBody reads the body within the bounds of an event. What a caller says of
+// its length is not believed: memory is taken as bytes arrive, and counted in s.
+func readBody(r *http.Request, s *share) ([]byte, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil, nil
 	}
 	if r.ContentLength > bawn.MaxEventBytes {
 		return nil, tooLarge()
 	}
-	var b bytes.Buffer
-	// What a caller says of the length is believed in small steps only.
-	b.Grow(int(min(max(r.ContentLength, 0), firstBytes)) + bytes.MinRead)
-	if _, err := b.ReadFrom(io.LimitReader(r.Body, bawn.MaxEventBytes+1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body came too slowly").WithFix("send it at once")
-	} else if err != nil {
-		return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body could not be read")
+	b := make([]byte, 0, freeBytes)
+	if r.ContentLength > 0 && r.ContentLength < freeBytes {
+		b = make([]byte, 0, r.ContentLength+1) // one more to see the end
 	}
-	if b.Len() > bawn.MaxEventBytes {
-		return nil, tooLarge()
+	for {
+		n, err := r.Body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case len(b) > bawn.MaxEventBytes:
+			return nil, tooLarge()
+		case err == io.EOF:
+			return b, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body came too slowly").WithFix("send it at once")
+		case err != nil:
+			return nil, bawn.Wrap(err, bawn.CodeInvalid, "http", "the request's body could not be read")
+		case len(b) == cap(b):
+			old := cap(b)
+			size := min(2*old, bawn.MaxEventBytes+1)
+			if r.ContentLength > int64(old) {
+				size = min(size, int(r.ContentLength)+1)
+			}
+			if err := s.take(size); err != nil {
+				return nil, err
+			}
+			b = append(make([]byte, 0, size), b...)
+			s.give(min(old, int(s.held)-size))
+		}
 	}
-	return b.Bytes(), nil
 }
 
 func tooLarge() error {
@@ -181,6 +225,7 @@ func (t *httpTrigger) answer(w http.ResponseWriter, r *http.Request, c *bawn.Cal
 	} else {
 		p.header["Content-Length"] = []string{strconv.Itoa(len(p.body))}
 	}
+	result.Payload = nil // what is sent may be another copy: one is enough to wait for the caller
 	p.writeHead(w)
 	if r.Method != http.MethodHead && len(p.body) > 0 {
 		w.Write(p.body) // an error means that the caller has gone
