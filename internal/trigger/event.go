@@ -210,8 +210,13 @@ func hidden(name string) bool {
 	switch name {
 	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection",
 		"Te", "Trailer", "Transfer-Encoding", "Upgrade",
-		"Cookie", "Host", "Forwarded", "X-Real-Ip":
+		"Cookie", "Host", "Forwarded", "X-Real-Ip", "X-Request-Id":
 		return true
+	}
+	if strings.IndexByte(name, '_') >= 0 {
+		// CGI and WSGI take X_Bawn_Principal for X-Bawn-Principal, so it must not
+		// pass where the other does not.
+		return hidden(http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")))
 	}
 	return strings.HasPrefix(name, "X-Bawn-") || strings.HasPrefix(name, "X-Amzn-") || strings.HasPrefix(name, "X-Forwarded-")
 }
@@ -222,7 +227,11 @@ func appendQuery(b []byte, query string) []byte {
 	if query == "" {
 		return b
 	}
-	type pair struct{ key, value string }
+	type pair struct {
+		key    string
+		values []byte // as JSON text, joined by commas
+		value  string // the only one, if values is nil
+	}
 	var pairs []pair
 	var seen map[string]int
 	for part := range strings.SplitSeq(query, "&") {
@@ -245,10 +254,15 @@ func appendQuery(b []byte, query string) []byte {
 			}
 		}
 		if at >= 0 {
-			pairs[at].value += "," + v
+			// Joining strings would copy all that is there for each that comes.
+			p := &pairs[at]
+			if p.values == nil {
+				p.values = appendText(nil, p.value)
+			}
+			p.values = appendText(append(p.values, ','), v)
 			continue
 		}
-		pairs = append(pairs, pair{k, v})
+		pairs = append(pairs, pair{key: k, value: v})
 		switch {
 		case seen != nil:
 			seen[k] = len(pairs) - 1
@@ -271,7 +285,13 @@ func appendQuery(b []byte, query string) []byte {
 		}
 		b = appendString(b, pairs[i].key)
 		b = append(b, ':')
-		b = appendString(b, pairs[i].value)
+		if pairs[i].values == nil {
+			b = appendString(b, pairs[i].value)
+			continue
+		}
+		b = append(b, '"')
+		b = append(b, pairs[i].values...)
+		b = append(b, '"')
 	}
 	return append(b, '}')
 }

@@ -35,6 +35,7 @@ const keyPrefix = "bawn_"
 const (
 	defaultAccount = "123456789012"
 	copyBytes      = 32 << 10 // of a stream, at once
+	maxParameters  = 1000     // of a query
 )
 
 // httpTrigger serves functions under their routes.
@@ -92,6 +93,9 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	m, err := t.cfg.Invoker.Match(r.Method, rawPath)
 	if err != nil {
 		return err
+	}
+	if n := strings.Count(query, "&"); n >= maxParameters {
+		return bawn.Errorf(bawn.CodeInvalid, "http", "the query has more than %d parameters", maxParameters).WithFix("send less, or send them in the body")
 	}
 	c.Route = m.Route
 	c.Target = bawn.Ref{Tenant: m.Version.Tenant, Function: m.Version.Function}

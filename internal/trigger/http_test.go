@@ -319,6 +319,7 @@ func TestRefusals(t *testing.T) {
 		{"dots", "GET", "/a/..%2fhello", "", nil, 400, ""},
 		{"too large", "POST", "/hello", strings.Repeat("x", bawn.MaxEventBytes+1), nil, 413, ""},
 		{"too large as an event", "POST", "/hello", strings.Repeat("\x01", bawn.MaxEventBytes/2), nil, 413, ""},
+		{"too many parameters", "GET", "/hello?" + strings.Repeat("a&", maxParameters), "", nil, 400, "parameters"},
 		{"HEAD", "HEAD", "/nothing", "", nil, 404, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

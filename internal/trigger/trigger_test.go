@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -331,5 +332,48 @@ func BenchmarkReply(b *testing.B) {
 		if _, err := readReply(payload); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A parameter that is repeated costs what it is long, not its square.
+func TestEventRepeatedParameter(t *testing.T) {
+	const n = 30000
+	r := httptest.NewRequest("GET", "/?"+strings.Repeat("a&", n), nil)
+	q := request{http: r, route: &bawn.Route{}, query: r.URL.RawQuery}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	b := appendEvent(nil, &q)
+	runtime.ReadMemStats(&after)
+	if !bytes.Contains(b, []byte(`"a":"`+strings.Repeat(",", n-1)+`"`)) {
+		t.Error("parameters are lost")
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 8<<20 {
+		t.Errorf("took %d bytes of memory for %d of query", took, len(q.query))
+	}
+	e := event(t, httptest.NewRequest("GET", `/?q=%22a&q=b%0a&q&z=1`, nil), nil)
+	if e.QueryStringParameters["q"] != "\"a,b\n," || e.QueryStringParameters["z"] != "1" {
+		t.Errorf("got %q", e.QueryStringParameters)
+	}
+}
+
+// No spelling of a header lets a caller speak for the platform: adapters take an
+// underscore for a hyphen.
+func TestHeadersOfThePlatformAreNotForged(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	for _, name := range []string{
+		"X_Bawn_Principal", "X-Bawn_Principal", "x_bawn-principal", "X_AMZN_TRACE_ID", "X_Forwarded_For", "X-Forwarded_Proto",
+		"X_Real_Ip", "X-Request-Id", "X_Request_Id", "Transfer_Encoding",
+	} {
+		r.Header.Set(name, "forged")
+	}
+	r.Header.Set("X_Own", "of-the-caller")
+	e := event(t, r, nil)
+	for name, value := range e.Headers {
+		if value == "forged" {
+			t.Errorf("%s reaches the function", name)
+		}
+	}
+	if e.Headers["x_own"] != "of-the-caller" {
+		t.Errorf("got %v", e.Headers)
 	}
 }
