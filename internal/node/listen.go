@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,7 +23,10 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 	bodyGrace         = 20 * time.Second
-	minBodyRate       = 16 << 10 // bytes a second
+	minBodyRate       = 16 << 10  // bytes a second
+	maxConnections    = 1024      // of a listener; more wait until one ends
+	maxStreams        = 64        // requests at one time on a connection of HTTP/2
+	maxUnread         = 256 << 10 // of bodies that no handler has read, each connection of HTTP/2
 )
 
 // listener is one TLS listener with its server.
@@ -72,7 +76,10 @@ func servePaced(name string, ln net.Listener, cert *serverCert, h http.Handler, 
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		// The deadlines of a stream do not free a connection that takes nothing.
-		HTTP2:       &http.HTTP2Config{WriteByteTimeout: p.grace, SendPingTimeout: idleTimeout, PingTimeout: p.grace},
+		HTTP2: &http.HTTP2Config{
+			WriteByteTimeout: p.grace, SendPingTimeout: idleTimeout, PingTimeout: p.grace,
+			MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: maxUnread, MaxReceiveBufferPerStream: maxUnread,
+		},
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    log.New(&serverLog{logger, name}, "", 0),
 		TLSConfig: &tls.Config{
@@ -83,11 +90,58 @@ func servePaced(name string, ln net.Listener, cert *serverCert, h http.Handler, 
 	}
 	go func() {
 		defer close(l.done)
-		if err := l.srv.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		if err := l.srv.ServeTLS(few(ln, maxConnections), "", ""); !errors.Is(err, http.ErrServerClosed) {
 			l.err = err
 		}
 	}()
 	return l
+}
+
+// few holds ln to n connections at one time. The next one is taken when one of
+// them has ended; until then it waits in the kernel and costs no memory here.
+func few(ln net.Listener, n int) net.Listener {
+	return &fewListener{Listener: ln, free: make(chan struct{}, n), closed: make(chan struct{})}
+}
+
+type fewListener struct {
+	net.Listener
+	free   chan struct{} // holds one for each connection
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Accept waits for a connection, and for leave to have one more.
+func (l *fewListener) Accept() (net.Conn, error) {
+	select {
+	case l.free <- struct{}{}:
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.free
+		return nil, err
+	}
+	return &fewConn{Conn: c, l: l}, nil
+}
+
+// Close ends an Accept that waits.
+func (l *fewListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+type fewConn struct {
+	net.Conn
+	l    *fewListener
+	once sync.Once
+}
+
+// Close makes room for another connection.
+func (c *fewConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { <-c.l.free })
+	return err
 }
 
 // shutdown stops accepting and waits for what is running until ctx ends; then

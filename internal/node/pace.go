@@ -29,8 +29,8 @@ func (p pace) keep(h http.Handler) http.Handler {
 		if r.Body != nil && r.Body != http.NoBody {
 			// It is set for bodies that no handler wants too, since the server reads on
 			// in them before it sends an answer.
-			in := &pacedBody{ReadCloser: r.Body, rc: out.rc, pace: p, began: time.Now()}
-			in.extend()
+			in := &pacedBody{ReadCloser: r.Body, rc: out.rc, pace: p, due: time.Now().Add(p.grace)}
+			in.extend(0)
 			r.Body = in
 		}
 		h.ServeHTTP(out, r)
@@ -38,34 +38,38 @@ func (p pace) keep(h http.Handler) http.Handler {
 	})
 }
 
-// pacedBody moves the read deadline on with what arrives.
+// pacedBody moves the read deadline on with what arrives. What came fast earns
+// no longer pause than grace: a body that stalls is cut off then, however much of
+// it is there.
 type pacedBody struct {
 	io.ReadCloser
 	rc       *http.ResponseController
 	pace     pace
-	began    time.Time
-	have     int64
-	deadline time.Time
+	due      time.Time // when more must have come
+	deadline time.Time // what is set of it
 }
 
-func (b *pacedBody) extend() {
-	if d := b.began.Add(b.pace.of(b.have)); d.Sub(b.deadline) > b.pace.grace/8 {
-		b.deadline = d
-		b.rc.SetReadDeadline(d)
+func (b *pacedBody) extend(n int) {
+	b.due = b.due.Add(b.pace.of(int64(n)) - b.pace.grace)
+	if most := time.Now().Add(b.pace.grace); b.due.After(most) {
+		b.due = most
+	}
+	if b.due.Sub(b.deadline) > b.pace.grace/8 {
+		b.deadline = b.due
+		b.rc.SetReadDeadline(b.due)
 	}
 }
 
 // Read reads the body.
 func (b *pacedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.have += int64(n)
 	switch {
 	case err == io.EOF:
 		// The server goes on reading to notice when the caller hangs up, and would
 		// take a deadline that passes for that: a long call would be cut.
 		b.rc.SetReadDeadline(time.Time{})
 	case err == nil:
-		b.extend()
+		b.extend(n)
 	}
 	return n, err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -175,5 +176,85 @@ func TestPaceLetsBePatient(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A body that came fast and then stalls is cut off after the grace, although its
+// rate on the whole is far above the least.
+func TestStalledBodyIsCutOff(t *testing.T) {
+	for _, proto := range []int{1, 2} {
+		t.Run(fmt.Sprint("HTTP/", proto), func(t *testing.T) {
+			failed := make(chan error, 1)
+			l, cfg := startPaced(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, err := io.ReadAll(r.Body)
+				failed <- err
+			}), pace{grace: 200 * time.Millisecond, rate: 100}) // 100 KiB earn 1024 s
+			hc := &http.Client{Transport: &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: proto == 2}}
+			defer hc.CloseIdleConnections()
+			r, w := io.Pipe()
+			defer w.Close()
+			go w.Write(make([]byte, 100<<10))
+			go func() {
+				if res, err := hc.Post("https://"+l.tcp.Addr().String(), "text/plain", r); err == nil {
+					res.Body.Close()
+				}
+			}()
+			select {
+			case err := <-failed:
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("the handler got %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("a stalled body is waited for")
+			}
+		})
+	}
+}
+
+// Connections over the number wait until one ends, and closing ends the wait.
+func TestConnectionsAreBounded(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := few(inner, 2)
+	accepted := make(chan net.Conn, 3)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				ended <- err
+				return
+			}
+			accepted <- c
+		}
+	}()
+	for range 4 {
+		c, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	first, second := <-accepted, <-accepted
+	defer second.Close()
+	select {
+	case <-accepted:
+		t.Fatal("a third connection was accepted")
+	case <-time.After(50 * time.Millisecond):
+	}
+	first.Close()
+	first.Close() // makes room once
+	third := <-accepted
+	defer third.Close()
+	select {
+	case <-accepted:
+		t.Fatal("a connection closed twice made room for two")
+	case <-time.After(50 * time.Millisecond):
+	}
+	ln.Close()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accepting ended with %v", err)
 	}
 }
