@@ -230,7 +230,7 @@ func (b *invocationBody) Close() error { return b.res.Body.Close() }
 // Perimeter is what the kernel enforces for the live instances of a version.
 type Perimeter struct {
 	Version   bawn.Version    `json:"version"`
-	Instances []bawn.Instance `json:"instances"`
+	Instances []bawn.Instance `json:"instances"` // none if none lives and the key may not have one started
 }
 
 // Perimeter returns the compiled perimeter of a version and, for each of its

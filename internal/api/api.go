@@ -43,7 +43,8 @@ type Config struct {
 	// Doctor returns what the host was found able to enforce and to run.
 	Doctor func(context.Context) (Doctor, error)
 	// Inspect reads from the kernel what it enforces for a version's instances.
-	Inspect func(context.Context, *bawn.Version) ([]bawn.Instance, error)
+	// If there is none, one is started where p may have that done.
+	Inspect func(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.Instance, error)
 	// Authorize decides and records whether p may read the node's own state.
 	Authorize func(ctx context.Context, p bawn.Principal, action string) error
 	// Refused records a request without a good credential.

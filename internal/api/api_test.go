@@ -366,7 +366,33 @@ def handler(event, context):
 	if _, err := n.As(n.MustKey(bawn.RoleInvoker, "other")).Invoke(t.Context(), "echo", "", nil); bawn.ErrorCode(err) != bawn.CodeDenied {
 		t.Errorf("a key for another function: %v", err)
 	}
+	// To look is not to run code: no instance lives now, and none is started for
+	// who may only read. For who may, it is, and that is recorded.
+	inspections := func() (count int) {
+		t.Helper()
+		err := n.Events(t.Context(), client.EventQuery{Function: "echo"}, func(r bawn.Record) error {
+			if r.Action == "inspect" {
+				count++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return count
+	}
+	for _, role := range []bawn.Role{bawn.RoleViewer, bawn.RoleDeployer} {
+		if p, err := n.As(n.MustKey(role)).Perimeter(t.Context(), "echo", ""); err != nil || p.Version.Number != 1 || len(p.Instances) != 0 {
+			t.Errorf("a %s's look: %+v, %v", role, p, err)
+		}
+	}
+	if got := inspections(); got != 0 {
+		t.Errorf("%d starts recorded, and none was allowed", got)
+	}
 	p, err := n.Perimeter(t.Context(), "echo", "")
+	if got := inspections(); got != 1 {
+		t.Errorf("%d starts recorded, want 1", got)
+	}
 	if err != nil || len(p.Instances) == 0 || len(p.Instances[0].Facts) == 0 {
 		t.Fatalf("perimeter: %+v, %v", p, err)
 	}

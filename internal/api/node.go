@@ -71,6 +71,6 @@ func (a *api) perimeter(ctx context.Context, in *RefInput) (*perimeterOutput, er
 	if err != nil {
 		return nil, err
 	}
-	list, err := a.Inspect(ctx, &v)
+	list, err := a.Inspect(ctx, principal(ctx), &v)
 	return &perimeterOutput{PerimeterView{v, orEmpty(list)}}, err
 }

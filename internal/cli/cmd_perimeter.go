@@ -13,7 +13,8 @@ func newPerimeter(a *app) *cobra.Command {
 		Short:   "Show what the kernel enforces for a function's live instances",
 		Long: `Shows a function's perimeter as it was compiled and, for each instance that lives
 now, what the kernel says it enforces. The second part is read from the kernel at
-this moment, not from configuration. The exit code is 1 if a fact differs from
+this moment, not from configuration. If no instance lives, one is started for the
+look where the key is an administrator's; that is recorded. The exit code is 1 if a fact differs from
 what the perimeter asks for.`,
 		Example: `  bawn perimeter hello
   bawn perimeter hello -o json | jq '.instances[0].facts'`,
@@ -59,7 +60,7 @@ what the perimeter asks for.`,
 					}
 				}
 				if len(p.Instances) == 0 {
-					a.notef("\nNo instance lives now. Call the function and ask again.\n")
+					a.notef("\nNo instance lives now, and this key may not have one started for the look.\nAsk again while a call runs, or after one if the version's reuse is not never, or with an administrator's key.\n")
 				}
 			}
 			if broken {

@@ -256,9 +256,14 @@ func (p *Pool) Instances(ref bawn.Ref) []bawn.Instance {
 }
 
 // Inspect returns the instances of v with what the kernel enforces for each. If
-// none is alive, one is started for the look.
-func (p *Pool) Inspect(ctx context.Context, v *bawn.Version) ([]bawn.Instance, error) {
+// none is alive there is none to return, unless start: then one is started for
+// the look, which runs the function's code as far as loading goes. Whether that
+// is allowed is the caller's to ask and to record.
+func (p *Pool) Inspect(ctx context.Context, v *bawn.Version, start bool) ([]bawn.Instance, error) {
 	found := p.find(v.Ref())
+	if len(found) == 0 && !start {
+		return nil, nil
+	}
 	if len(found) == 0 {
 		in, _, err := p.acquire(ctx, v, &bawn.Call{ID: bawn.NewID()})
 		if err != nil {

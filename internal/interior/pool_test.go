@@ -1062,7 +1062,10 @@ func TestInspect(t *testing.T) {
 			v := version(func(v *bawn.Version) {
 				v.Perimeter.Interior.Reuse, v.Function = reuse, fmt.Sprint("f", reuse.Invocations, reuse.MaxAge > 0)
 			})
-			list, err := p.Inspect(context.Background(), v)
+			if list, err := p.Inspect(context.Background(), v, false); len(list) > 0 || err != nil {
+				t.Fatalf("without leave to start one: %+v, %v", list, err)
+			}
+			list, err := p.Inspect(context.Background(), v, true)
 			if err != nil || len(list) != 1 || len(list[0].Facts) != 1 || list[0].Memory == 0 {
 				t.Fatalf("got %+v, %v", list, err)
 			}

@@ -50,6 +50,7 @@ func (s spine) code(ctx context.Context, v *bawn.Version) (dirs []string, err er
 type calls struct {
 	up       chan struct{}
 	err      error
+	rules    *policy.Engine
 	driver   sandbox.Driver
 	runtimes []interior.Definition
 	pool     *interior.Pool
@@ -63,6 +64,7 @@ type calls struct {
 func (n *Node) openCalls(s spine) {
 	c, log := &n.calls, n.cfg.Log
 	defer close(c.up)
+	c.rules = s.rules
 	// Both wait for other processes.
 	var looking sync.WaitGroup
 	looking.Go(func() { c.driver = openDriver(n.cfg.Data, n.ca.id(), log) })
@@ -171,12 +173,21 @@ func (n *Node) compile(ctx context.Context, v *bawn.Version, code string) (map[s
 	return n.calls.pool.Compile(ctx, v, code)
 }
 
-// inspect is an api.Config.Inspect.
-func (n *Node) inspect(ctx context.Context, v *bawn.Version) ([]bawn.Instance, error) {
+// inspect is an api.Config.Inspect. To read is not to run code: an instance is
+// started for who may have that done, and that is recorded.
+func (n *Node) inspect(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.Instance, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return nil, err
 	}
-	return n.calls.pool.Inspect(ctx, v)
+	list, err := n.calls.pool.Inspect(ctx, v, false)
+	req := policy.Request{Principal: p, Action: policy.Inspect, Resource: v.Ref()}
+	if err != nil || len(list) > 0 || !n.calls.rules.Allows(req) {
+		return list, err
+	}
+	if d, err := n.calls.rules.Authorize(ctx, req); err != nil || !d.Allow {
+		return nil, err
+	}
+	return n.calls.pool.Inspect(ctx, v, true)
 }
 
 // doctor is an api.Config.Doctor.

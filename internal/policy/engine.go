@@ -26,6 +26,8 @@ const (
 	Events Action = "events" // read the evidence
 	Keys   Action = "keys"   // list, make and revoke keys
 	Node   Action = "node"   // read the node's own state
+
+	Inspect Action = "inspect" // start an instance only to look at it
 )
 
 // Request is one question to the engine.
@@ -146,6 +148,10 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	return d, nil
 }
 
+// Allows reports what Authorize would decide, and records nothing: it is for
+// what is offered beside what was asked for, never for what is then done.
+func (e *Engine) Allows(req Request) bool { return e.decide(req, e.now()).Allow }
+
 // Refused records that a request to the control API from source came without a
 // good credential, in the bounds of the denials of [Engine.Authorize]. An error
 // means that it could not be recorded; the request is refused in any case.
@@ -227,7 +233,7 @@ func (e *Engine) decideKey(req Request, now time.Time) Decision {
 func actionsOf(r bawn.Role) []Action {
 	switch r {
 	case bawn.RoleAdmin:
-		return []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node}
+		return []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node, Inspect}
 	case bawn.RoleDeployer:
 		return []Action{Deploy, Read, Remove, Logs, Events, Node}
 	case bawn.RoleInvoker:

@@ -35,20 +35,24 @@ func key(tenant string, role bawn.Role, functions ...string) bawn.Principal {
 func TestRoles(t *testing.T) {
 	e, _, _ := open(t, nil)
 	want := map[bawn.Role]string{
-		//                    invoke deploy read remove logs events keys node
-		bawn.RoleAdmin:    "yyyyyyyy",
-		bawn.RoleDeployer: "nyyyyyny",
-		bawn.RoleInvoker:  "ynnnnnnn",
-		bawn.RoleViewer:   "nnynyyny",
-		"":                "nnnnnnnn",
-		"root":            "nnnnnnnn",
+		//                    invoke deploy read remove logs events keys node inspect
+		bawn.RoleAdmin:    "yyyyyyyyy",
+		bawn.RoleDeployer: "nyyyyynyn",
+		bawn.RoleInvoker:  "ynnnnnnnn",
+		bawn.RoleViewer:   "nnynyynyn",
+		"":                "nnnnnnnnn",
+		"root":            "nnnnnnnnn",
 	}
 	for role, row := range want {
 		got := ""
-		for _, a := range []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node} {
-			d, err := e.Authorize(t.Context(), Request{Principal: key("main", role), Action: a, Resource: bawn.Ref{Tenant: "main", Function: "f"}})
+		for _, a := range []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node, Inspect} {
+			req := Request{Principal: key("main", role), Action: a, Resource: bawn.Ref{Tenant: "main", Function: "f"}}
+			d, err := e.Authorize(t.Context(), req)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if e.Allows(req) != d.Allow {
+				t.Errorf("%s %s: offered %v, decided %v", role, a, !d.Allow, d.Allow)
 			}
 			if d.Allow {
 				got += "y"
