@@ -18,7 +18,9 @@ const (
 	maxLines     = 10000
 	defaultLines = 1000
 	// How often a quiet stream shows that it lives.
-	heartbeat    = 15 * time.Second
+	heartbeat = 15 * time.Second
+	// How often the key of a quiet stream is looked at again.
+	recheck      = time.Second
 	flushTimeout = 2 * time.Second
 )
 
@@ -52,22 +54,35 @@ func stream[T any](a *api, ctx context.Context, read func(ctx context.Context, f
 		defer context.AfterFunc(a.Stopping, cancel)()
 		out := &lineWriter{w: w, rc: http.NewResponseController(w)}
 		// The client may go while nothing happens; only writing finds out.
-		tick := time.NewTicker(heartbeat)
+		tick := time.NewTicker(recheck)
 		defer tick.Stop()
+		// A key that is revoked or ends takes its streams with it.
+		valid := func() error {
+			_, err := a.Keys.Authenticate(callerOf(r.Context()).bearer)
+			return err
+		}
+		var ended error // why the key is no good any more; written by beat
 		var beat sync.WaitGroup
 		beat.Go(func() {
-			for {
+			for n := 1; ; n++ {
 				select {
 				case <-ctx.Done():
 					return
 				case <-tick.C:
-					if out.write(nil) != nil {
+					if ended = valid(); ended != nil {
+						cancel()
+						return
+					}
+					if n%int(heartbeat/recheck) == 0 && out.write(nil) != nil {
 						cancel()
 					}
 				}
 			}
 		})
 		err := read(ctx, func(v T) error {
+			if err := valid(); err != nil {
+				return err
+			}
 			data, err := json.Marshal(v)
 			if err != nil {
 				return err
@@ -80,6 +95,8 @@ func stream[T any](a *api, ctx context.Context, read func(ctx context.Context, f
 		case err == nil:
 			out.begin()
 		case r.Context().Err() != nil:
+		case ended != nil:
+			out.fail(a.problem(r.Context(), ended))
 		case a.Stopping.Err() != nil:
 			// Nobody's fault, and what came is not all there is.
 			out.fail(&Problem{
