@@ -32,6 +32,9 @@ import (
 const (
 	// unusedFor is how long a package is kept that no version runs.
 	unusedFor = 24 * time.Hour
+	// maxUnusedBytes is what such packages of one tenant may take of the disk,
+	// packed and unpacked.
+	maxUnusedBytes = 2 << 30
 	// changeTimeout bounds a change that was begun: it is brought to its end
 	// even when the one who asked has gone.
 	changeTimeout = 30 * time.Second
@@ -165,6 +168,22 @@ func (c *Control) inUse() map[string]bool {
 		}
 	}
 	return used
+}
+
+// checkUnused reports whether the tenant may have another package of n bytes
+// that no version runs yet. The caller holds mu.
+func (c *Control) checkUnused(tenant string, n int64) error {
+	used := c.inUse()
+	for key, a := range c.artifacts.All(tenant + ".") {
+		if !used[key] {
+			n += a.Artifact.Size + a.Artifact.Bytes
+		}
+	}
+	if n <= maxUnusedBytes {
+		return nil
+	}
+	return bawn.Errorf(bawn.CodeTooLarge, "control.put", "the packages that were uploaded and not deployed take more than %d bytes", int64(maxUnusedBytes)).
+		WithFix("deploy what was uploaded, or wait: what no version runs is dropped a day after its upload, by the next upload")
 }
 
 // packages returns the digests of what a version is made of.

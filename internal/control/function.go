@@ -57,7 +57,14 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 	// Uploading takes as long as the line is slow: it is bounded by the request.
 	request := ctx
 	err := c.change(ctx, p, what, func(ctx context.Context) error {
-		var err error
+		// Before the package is read, by what is there; with its own size after.
+		c.mu.Lock()
+		c.collect(ctx)
+		err := c.checkUnused(p.Tenant, 1)
+		c.mu.Unlock()
+		if err != nil {
+			return err
+		}
 		if a, err = c.cfg.Gate.Accept(request, digest, r); err != nil {
 			return err
 		}
@@ -95,8 +102,14 @@ func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Arti
 	} else if !has {
 		return bawn.Errorf(bawn.CodeConflict, "control.put", "the package was removed while it was uploaded").WithFix("deploy again")
 	}
+	key := artifactKey(p.Tenant, a.Digest)
+	if _, _, ok := c.artifacts.Get(key); !ok && !c.inUse()[key] {
+		if err := c.checkUnused(p.Tenant, a.Size+a.Bytes); err != nil {
+			return err
+		}
+	}
 	row := artifact{a, c.cfg.Now().UTC(), p.String()}
-	_, err = c.artifacts.Create(ctx, artifactKey(p.Tenant, a.Digest), row)
+	_, err = c.artifacts.Create(ctx, key, row)
 	if bawn.ErrorCode(err) == bawn.CodeConflict {
 		return nil // uploaded twice at the same time
 	}
