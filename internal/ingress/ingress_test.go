@@ -175,7 +175,7 @@ func TestChecks(t *testing.T) {
 		{"wrong key", byName("hello", "bawn_nobody_x"), "authorize", bawn.CodeUnauthenticated},
 		{"wrong key on a public route", w.byRoute(t, "GET", "/open", "bawn_nobody_x"), "authorize", bawn.CodeUnauthenticated},
 		{"wrong role", byName("hello", viewer), "authorize", bawn.CodeDenied},
-		{"wrong function", byName("other", invoker), "authorize", bawn.CodeDenied},
+		{"wrong function", byName("other", invoker), "authorize", bawn.CodeNotFound},
 		{"another tenant's", &bawn.Call{ID: bawn.NewID(), Target: bawn.Ref{Tenant: "acme", Function: "secret"}, Bearer: admin}, "authorize", bawn.CodeNotFound},
 		{"another tenant's route", w.byRoute(t, "GET", "/acme", admin), "authorize", bawn.CodeNotFound},
 	} {
@@ -491,5 +491,39 @@ func TestUnreadRequestIsRefused(t *testing.T) {
 	wantCode(t, err, bawn.CodeUnauthenticated)
 	if !w.gate.Known(c.Bearer) || w.gate.Known("bawn_x") || w.gate.Known("") {
 		t.Error("Known does not tell keys apart")
+	}
+}
+
+// A key that is held to some functions learns no names of others: one that is
+// there and one that is not have the same answer and the same record.
+func TestHeldKeyLearnsNoNames(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(t, "main", "mine")
+	w.deploy(t, "main", "other")
+	key := w.key(t, "main", bawn.RoleInvoker, "mine")
+	var answers []string
+	for _, name := range []string{"other", "missing"} {
+		_, err := w.gate.Admit(t.Context(), byName(name, key))
+		wantCode(t, err, bawn.CodeNotFound)
+		answers = append(answers, fmt.Sprintf("%#v", *err.(*bawn.Error)))
+		n := 0
+		q := evidence.Query{Tenant: "main", Function: name, Kinds: []bawn.RecordKind{bawn.KindDecision}}
+		check1(t, w.log.Read(t.Context(), q, func(r bawn.Record) error {
+			if r.Outcome == "deny" {
+				n++
+			}
+			return nil
+		}))
+		if n != 1 {
+			t.Errorf("%s: %d refusals are recorded", name, n)
+		}
+	}
+	if answers[0] != answers[1] {
+		t.Errorf("the answers differ: %q", answers)
+	}
+	if a, err := w.gate.Admit(t.Context(), byName("mine", key)); err != nil {
+		t.Error(err)
+	} else {
+		a.Settle(bawn.Usage{})
 	}
 }
