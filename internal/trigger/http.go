@@ -61,6 +61,11 @@ func NewHTTP(cfg HTTPConfig) http.Handler {
 func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &bawn.Call{ID: bawn.NewID(), Trigger: "http", At: time.Now()}
 	w.Header()["X-Request-Id"] = []string{c.ID}
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// The request may have had a Content-Length too, which net/http takes away.
+		// A proxy that went by that one must not send a second request here.
+		w.Header()["Connection"] = []string{"close"}
+	}
 	s := share{room: &t.room, most: maxHeldOpen}
 	defer s.end()
 	if err := t.call(r, c, &s); err != nil {

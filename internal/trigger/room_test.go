@@ -1,7 +1,9 @@
 package trigger
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/tls"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -147,6 +149,35 @@ func TestBodySize(t *testing.T) {
 			if got != with-without {
 				t.Errorf("%q of %q: %d, and appendEvent makes %d", body, kind, got, with-without)
 			}
+		}
+	}
+}
+
+// After a body in chunks the connection ends: with a Content-Length too, a proxy
+// may think that the rest is another request.
+func TestChunkedRequestIsTheLast(t *testing.T) {
+	f := newFront(t, echo, nil)
+	for name, test := range map[string]struct {
+		head, body string
+		last       bool
+	}{
+		"both":   {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n", true},
+		"chunks": {"Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n", true},
+		"length": {"Content-Length: 2\r\n", "{}", false},
+	} {
+		c, err := tls.Dial("tcp", strings.TrimPrefix(f.url, "https://"), f.client.Transport.(*http.Transport).TLSClientConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "POST /open HTTP/1.1\r\nHost: h\r\n"+test.head+"\r\n"+test.body)
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, r.Body)
+		if r.StatusCode != 200 || r.Close != test.last {
+			t.Errorf("%s: %d, the connection ends: %v", name, r.StatusCode, r.Close)
 		}
 	}
 }
