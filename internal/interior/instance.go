@@ -36,9 +36,8 @@ type instance struct {
 	memory int64 // the peak, when last read
 
 	// By whoever has the instance.
-	frozen      bool // must be thawed before use
-	unfreezable bool // the driver refused once
-	sampled     time.Time
+	frozen  bool // must be thawed before use
+	sampled time.Time
 
 	timer    *time.Timer // kills at a deadline
 	timedOut atomic.Bool
@@ -438,10 +437,12 @@ func (in *instance) freeze() {
 	err := in.box.Freeze(ctx)
 	cancel()
 	if err != nil {
-		in.unfreezable = true
-		p.cfg.Errors.Warn("an idle instance could not be frozen", "function", v.Ref().String(), "instance", in.id, "err", err)
+		// It may still be frozen a moment later, under the next call.
+		p.cfg.Errors.Warn("an idle instance could not be frozen and is ended", "function", v.Ref().String(), "instance", in.id, "err", err)
+		in.retire()
+		return
 	}
-	in.frozen = err == nil
+	in.frozen = true
 	in.rest(in.since)
 }
 

@@ -161,6 +161,10 @@ func (p *Pool) Run(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 		}
 		return nil, err
 	}
+	if cold && ctx.Err() != nil { // nobody waits for the answer; the next call may have it
+		in.put()
+		return nil, bawn.Wrap(context.Cause(ctx), bawn.CodeUnavailable, "run", "the caller went away")
+	}
 	p.count.calls.Add(1)
 	if cold {
 		p.count.cold.Add(1)
@@ -582,9 +586,6 @@ func (p *Pool) blocked(b *boxed, a *sandbox.Attempt) {
 		Kind: bawn.KindBlocked, Time: a.Time, Instance: b.ID(), Action: a.Syscall, Outcome: "blocked", Control: a.Control,
 		Reason: "the sandbox does not allow " + a.Syscall,
 		Detail: map[string]string{"args": strings.Join(a.Args, " "), "errno": a.Errno},
-	}
-	if a.PID != 0 {
-		r.Detail["pid"] = strconv.Itoa(a.PID)
 	}
 	if a.Dropped > 0 {
 		r.Detail["dropped"] = strconv.Itoa(a.Dropped)

@@ -983,7 +983,7 @@ func TestStreamTimeout(t *testing.T) {
 func TestBlocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &fakeDriver{handle: func(b *fakeBox, _ []byte) fakeAnswer {
-			b.attempts <- sandbox.Attempt{Time: time.Now(), Syscall: "execve", Args: []string{"/bin/sh", "-c", "id"}, Control: "B7", Errno: "EPERM", PID: 3, Dropped: 2}
+			b.attempts <- sandbox.Attempt{Time: time.Now(), Syscall: "execve", Args: []string{"/bin/sh", "-c", "id"}, Control: "B7", Errno: "EPERM", Dropped: 2}
 			time.Sleep(time.Millisecond)
 			return fakeAnswer{body: "1"}
 		}}

@@ -157,8 +157,8 @@ func commonFiles() []sandbox.File {
 		return sandbox.File{Path: path, Data: []byte(data), Mode: 0o444}
 	}
 	files := []sandbox.File{
-		text("/etc/passwd", "root:x:0:0:root:/:/sbin/nologin\nfunction:x:1000:1000:function:/tmp:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"),
-		text("/etc/group", "root:x:0:\nfunction:x:1000:\nnogroup:x:65534:\n"),
+		text("/etc/passwd", "root:x:0:0:root:/:/sbin/nologin\nfunction:x:993:993:function:/tmp:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"),
+		text("/etc/group", "root:x:0:\nfunction:x:993:\nnogroup:x:65534:\n"),
 		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
 		text("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 		text("/etc/resolv.conf", "# There is no resolver here.\n"),

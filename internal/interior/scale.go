@@ -101,7 +101,7 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 	start := false
 	switch {
 	case in != nil:
-	case len(fn.waiters) == 0 && (f.never || f.busy+f.starting == 0):
+	case !fn.waitsFor(f) && (f.never || f.busy+f.starting == 0):
 		start, evicted = fn.slot(f)
 	}
 	var w *waiter
@@ -342,6 +342,7 @@ func (in *instance) rest(since time.Time) {
 			fn.waiters = slices.Delete(fn.waiters, i, i+1)
 			in.state = "busy"
 			w.grant <- grant{in: in}
+			fn.next() // another version may wait for a slot only
 			fn.mu.Unlock()
 			return
 		}
@@ -587,7 +588,7 @@ func (p *Pool) sweepOnce(now time.Time) time.Duration {
 				if idle := now.Sub(in.since); idle >= p.cfg.IdleAfter || in.expired(now) {
 					ending = append(ending, f.remove(in))
 					continue
-				} else if in.state == "idle" && p.cfg.FreezeAfter > 0 && !in.unfreezable {
+				} else if in.state == "idle" && p.cfg.FreezeAfter > 0 {
 					if wait := p.freezeDelay(f) - idle; wait > 0 {
 						again = min(again, wait)
 					} else {

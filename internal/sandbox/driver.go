@@ -32,6 +32,7 @@ type Driver interface {
 type Sandbox interface {
 	ID() string
 	// Conn is the stream socket whose other end is descriptor 3 of the program.
+	// The caller closes it, and Output, once Done is closed.
 	Conn() net.Conn
 	// Output is the read end of the pipe that is the program's stdout and stderr.
 	Output() *os.File
@@ -132,6 +133,5 @@ type Attempt struct {
 	Args    []string // the arguments that matter, decoded and bounded
 	Control string   // the control that stopped it: "B7" for exec, "B2" for a refused call, "B4" for a write
 	Errno   string   // what the program saw: "EPERM"
-	PID     int      // inside the sandbox's PID namespace where known, else 0
 	Dropped int      // attempts left out since the last one, for the rate limit
 }

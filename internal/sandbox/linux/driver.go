@@ -474,7 +474,7 @@ func (b *box) attempted(a *wire.Attempt) {
 	}
 	select {
 	case b.attempts <- sandbox.Attempt{
-		Time: time.Now(), Syscall: a.Syscall, Args: a.Args, Control: a.Control, Errno: a.Errno, PID: a.PID, Dropped: a.Dropped + b.dropped,
+		Time: time.Now(), Syscall: a.Syscall, Args: a.Args, Control: a.Control, Errno: a.Errno, Dropped: a.Dropped + b.dropped,
 	}:
 		b.dropped = 0
 	default:

@@ -128,7 +128,6 @@ type Attempt struct {
 	Args    []string `json:"args,omitempty"`
 	Control string   `json:"control"`
 	Errno   string   `json:"errno"`
-	PID     int      `json:"pid,omitempty"`
 	Dropped int      `json:"dropped,omitempty"`
 }
 
