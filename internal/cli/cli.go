@@ -104,8 +104,8 @@ func Main(ctx context.Context, args []string, std IO) int {
 	a.color = a.outTTY && std.Getenv("NO_COLOR") == "" && std.Getenv("TERM") != "dumb"
 	root := a.root(args)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	return a.report(ctx, err)
+	ran, err := root.ExecuteContextC(ctx)
+	return a.report(ctx, ran.CommandPath(), err)
 }
 
 func isTerminal(v any) bool {
@@ -205,8 +205,9 @@ type silentError struct{ code int }
 
 func (e *silentError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
-// report prints err and returns the exit code it stands for.
-func (a *app) report(ctx context.Context, err error) int {
+// report prints err, which command ended with, and returns the exit code it
+// stands for.
+func (a *app) report(ctx context.Context, command string, err error) int {
 	if err == nil {
 		return exitOK
 	}
@@ -220,9 +221,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	code, out := exitFailure, errorOutput{Code: bawn.CodeInternal, Message: err.Error()}
 	switch {
 	case errors.As(err, &use):
-		code, out = exitUsage, errorOutput{Code: bawn.CodeInvalid, Message: use.message, Fix: "see `bawn help`"}
+		code, out = exitUsage, errorOutput{Code: bawn.CodeInvalid, Message: use.message, Fix: "see `" + command + " --help`"}
 	case !errors.As(err, &run): // cobra's own: an unknown command or flag
-		code, out = exitUsage, errorOutput{Code: bawn.CodeInvalid, Message: strings.TrimSpace(err.Error()), Fix: "see `bawn help`"}
+		code, out = exitUsage, errorOutput{Code: bawn.CodeInvalid, Message: strings.TrimSpace(err.Error()), Fix: "see `" + command + " --help`"}
 	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || bawn.ErrorCode(err) == bawn.CodeUnavailable):
 		return exitInterrupted
 	case errors.As(err, &be):

@@ -116,7 +116,7 @@ func TestExitCodes(t *testing.T) {
 	} {
 		a := &app{IO: IO{Out: new(bytes.Buffer), Err: new(bytes.Buffer), Getenv: os.Getenv}}
 		err := &runError{fmt.Errorf("outer: %w", bawn.Errorf(c, "x", "m"))}
-		if got := a.report(t.Context(), err); got != want {
+		if got := a.report(t.Context(), "bawn", err); got != want {
 			t.Errorf("%s: exit %d, want %d", c, got, want)
 		}
 	}
@@ -132,7 +132,7 @@ func TestExitCodes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	a := &app{IO: IO{Err: new(bytes.Buffer), Getenv: os.Getenv}}
-	if got := a.report(ctx, &runError{context.Canceled}); got != exitInterrupted {
+	if got := a.report(ctx, "bawn", &runError{context.Canceled}); got != exitInterrupted {
 		t.Errorf("interrupted: exit %d", got)
 	}
 }
@@ -293,7 +293,7 @@ func TestParseSince(t *testing.T) {
 func TestErrorsAreEscaped(t *testing.T) {
 	var e bytes.Buffer
 	a := &app{IO: IO{Err: &e, Getenv: os.Getenv}, format: "text"}
-	a.report(t.Context(), &runError{bawn.Errorf(bawn.CodeInvalid, "x", "bad \x1b[2J name").WithFix("do \x07 this")})
+	a.report(t.Context(), "bawn", &runError{bawn.Errorf(bawn.CodeInvalid, "x", "bad \x1b[2J name").WithFix("do \x07 this")})
 	if strings.ContainsAny(e.String(), "\x1b\x07") {
 		t.Errorf("printed %q", e.String())
 	}

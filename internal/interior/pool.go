@@ -157,7 +157,14 @@ func (p *Pool) Run(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 	if err != nil {
 		var failed *loadError
 		if errors.As(err, &failed) {
-			return failed.result(v, c), nil
+			r := failed.result(v, c)
+			// The line of the load itself belongs to no call; who looks for this
+			// call's lines should find out why there are none.
+			p.cfg.Log(bawn.LogLine{
+				Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.ID, Platform: true,
+				Text: "bawn: the function could not be loaded for this call: " + clip(r.Payload),
+			}, v.Perimeter.Evidence.LogRetention)
+			return r, nil
 		}
 		return nil, err
 	}

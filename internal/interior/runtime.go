@@ -65,6 +65,9 @@ func FindRuntimes(ctx context.Context, log *slog.Logger) []Definition {
 	}
 	asking.Wait()
 	for _, d := range list {
+		if ctx.Err() != nil {
+			break // what was not answered in time is not missing
+		}
 		if d.Ready() {
 			log.Debug("runtime found", "runtime", d.Runtime, "found", d.Found, "files", len(d.Image.Files))
 		} else {

@@ -205,7 +205,7 @@ func (d *decoder) err() error {
 		lines = append(lines, fmt.Sprintf("and %d more", d.dropped))
 	}
 	e := bawn.Wrap(&SyntaxError{d.problems}, bawn.CodeUnprocessable, "manifest", "%s", strings.Join(lines, "\n"))
-	return e.WithFix("mend the manifest; its fields are listed in docs/limits.md and in the JSON Schema")
+	return e.WithFix("mend the manifest; docs/reference/manifest.md lists its fields, `bawn init` writes one that is right")
 }
 
 // syntax turns an error of the YAML parser, which begins "yaml: line N: ", into
