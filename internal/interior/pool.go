@@ -584,6 +584,10 @@ func (p *Pool) watch(b *boxed) {
 		<-in.out.done
 		in.leave("idle", "frozen") // it may have died with nobody using it
 	}
+	// Again for most; a parked one has no worker for its socket, and one that
+	// died without an owner nobody who reads its output.
+	b.Conn().Close()
+	b.Output().Close()
 }
 
 // blocked records an attempt.
