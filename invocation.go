@@ -37,6 +37,11 @@ type Result struct {
 	Usage         Usage
 }
 
+// PreludeType is the content type of an answer that begins with the status and
+// headers of an HTTP reply as JSON, eight NUL bytes, and then its body, as in AWS
+// Lambda.
+const PreludeType = "application/vnd.awslambda.http-integration-response"
+
 // StreamError ends a [Result.Stream] whose function failed after the first byte.
 type StreamError struct{ Payload []byte }
 

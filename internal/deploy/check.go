@@ -61,7 +61,7 @@ func (c checker) isFile(name string) bool {
 	return err == nil && st.Mode().IsRegular()
 }
 
-// names returns what is in the folder name, at most a few thousand.
+// names returns what is in the folder name, at most as many as a package may have.
 func (c checker) names(name string) []string {
 	d, err := c.root.Open(name)
 	if err != nil {

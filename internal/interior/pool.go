@@ -33,7 +33,6 @@ type Config struct {
 	Errors *slog.Logger
 
 	Warm         int           // warm sandboxes for each runtime that has functions: 4; negative: none
-	Spare        int           // the same for runtimes that have none: 0
 	MaxSandboxes int           // of every kind: 1024
 	QueueLength  int           // calls of one function that may wait: 256
 	QueueWait    time.Duration // how long they may: 5 s
@@ -130,7 +129,7 @@ func NewPool(cfg Config) *Pool {
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	for i := range cfg.Definitions {
 		d := &cfg.Definitions[i]
-		p.shelves[d.Runtime] = &shelf{pool: p, def: d, base: cfg.Spare}
+		p.shelves[d.Runtime] = &shelf{pool: p, def: d}
 	}
 	for _, c := range cfg.Driver.Probe() {
 		if c.Required && !c.OK {
@@ -183,7 +182,7 @@ func (p *Pool) Run(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 // kept where calls may come.
 func (p *Pool) Expect(functions map[bawn.Runtime]int) {
 	for r, s := range p.shelves {
-		base := p.cfg.Spare
+		base := 0
 		if functions[r] > 0 {
 			base = p.cfg.Warm
 		}

@@ -381,7 +381,6 @@ const (
 	errorTypeHeader  = "Lambda-Runtime-Function-Error-Type"
 	errorBodyTrailer = "Lambda-Runtime-Function-Error-Body"
 	modeHeader       = "Lambda-Runtime-Function-Response-Mode"
-	preludeType      = "application/vnd.awslambda.http-integration-response"
 )
 
 // orDocument returns the error document that the runtime posted, or one in its
@@ -443,7 +442,7 @@ func (w *apiWorker) serveAnswer(rw http.ResponseWriter, r *http.Request, id, wha
 	}
 	// Go's client never names a mode; the content type that carries a status
 	// and headers before the body is only for streams.
-	if what == "response" && (mode == "streaming" || mode == "" && r.Header.Get("Content-Type") == preludeType) {
+	if what == "response" && (mode == "streaming" || mode == "" && r.Header.Get("Content-Type") == bawn.PreludeType) {
 		w.serveStream(rw, r, inv)
 		return
 	}

@@ -243,7 +243,7 @@ func (t *httpTrigger) answer(w http.ResponseWriter, r *http.Request, c *bawn.Cal
 
 // read makes a reply of a result that is complete.
 func (t *httpTrigger) read(result *bawn.Result) (*reply, error) {
-	if result.ContentType != preludeType {
+	if result.ContentType != bawn.PreludeType {
 		return readReply(result.Payload)
 	}
 	r := bytes.NewReader(result.Payload)
@@ -264,7 +264,7 @@ func (t *httpTrigger) stream(w http.ResponseWriter, r *http.Request, c *bawn.Cal
 	)
 	buf := t.buffers.Get().(*[]byte)
 	defer t.buffers.Put(buf)
-	if contentType == preludeType {
+	if contentType == bawn.PreludeType {
 		p, first, err = readPrelude(body)
 	} else {
 		p = &reply{status: http.StatusOK, header: http.Header{"Content-Type": {cmp.Or(contentType, "application/octet-stream")}}}

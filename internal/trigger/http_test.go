@@ -375,7 +375,7 @@ func TestD6(t *testing.T) {
 			answer(w, `{"type":"error","id":"`+id+`"}`, `{"errorMessage":"secret"}`)
 		}, 502, "streaming"},
 		{"bad prelude", func(w io.Writer, id string, _ []byte) {
-			answer(w, `{"type":"stream","contentType":"`+preludeType+`","id":"`+id+`"}`, "")
+			answer(w, `{"type":"stream","contentType":"`+bawn.PreludeType+`","id":"`+id+`"}`, "")
 			answer(w, `{"type":"chunk"}`, "secret\x00\x00\x00\x00\x00\x00\x00\x00")
 			answer(w, `{"type":"end","id":"`+id+`"}`, "")
 		}, 502, "beginning of the stream"},
@@ -496,7 +496,7 @@ func TestHead(t *testing.T) {
 func TestStreaming(t *testing.T) {
 	next := make(chan bool)
 	f := newFront(t, func(w io.Writer, id string, _ []byte) {
-		answer(w, `{"type":"stream","contentType":"`+preludeType+`","id":"`+id+`"}`, "")
+		answer(w, `{"type":"stream","contentType":"`+bawn.PreludeType+`","id":"`+id+`"}`, "")
 		answer(w, `{"type":"chunk"}`, `{"statusCode":201,"headers":{"content-type":"text/event-stream"},"cookies":["a=b"]}`+"\x00\x00\x00\x00")
 		answer(w, `{"type":"chunk"}`, "\x00\x00\x00\x00one\n")
 		for i := range 3 {

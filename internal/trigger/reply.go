@@ -21,10 +21,7 @@ const (
 	maxPrelude          = 128 << 10
 )
 
-// The content type of a stream that begins with its status and headers.
-const preludeType = "application/vnd.awslambda.http-integration-response"
-
-// preludeEnd is between the two parts of such a stream.
+// preludeEnd is between the two parts of a bawn.PreludeType stream.
 var preludeEnd = [8]byte{}
 
 // A reply is an answer over HTTP.
