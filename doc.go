@@ -20,6 +20,7 @@
 //   - Instance: one sandboxed process tree that serves one version.
 //   - Call: one request to run a function, whatever trigger it came from.
 //   - Principal: who makes a call or a change.
+//   - Role: what a principal may do, by name.
 //   - Record: one entry of the evidence: a decision, a change, an outcome or
 //     an attempt that the perimeter stopped.
 //

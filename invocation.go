@@ -12,7 +12,7 @@ import (
 // trigger builds it; from there on every call takes the same way.
 type Call struct {
 	ID        string    // of the invocation: a random UUID, the Lambda request id
-	Trigger   string    // "http" or "api"
+	Trigger   string    // "http", "api", "lambda" or "function"
 	Target    Ref       // for a call by name; Function is empty for a call by route
 	Route     *Route    // the route that matched, for a call by route
 	Source    string    // the caller's address without port, for limits and the log
@@ -22,7 +22,20 @@ type Call struct {
 	TraceID   string    // X-Ray style trace header for the runtime
 	At        time.Time // arrival
 	Client    string    // decoded client context JSON, may be empty
+
+	// Of a call that a function makes, and of one that carries the signed context
+	// of such a call. A trigger sets them from what it knows, never from what the
+	// caller says.
+	Origin Principal // who began the chain; the zero value if that is Principal
+	Chain  []Ref     // the versions through which it came, oldest first; the last one is the caller
+	Order  int       // how many calls the calling invocation has made before this one
+	Called []string  // the functions it has called before, sorted, each once
+	Hops   int       // how many calls of functions by functions led here
 }
+
+// MaxHops is how many calls of functions by functions may follow from one call;
+// control H5. AWS Lambda stops such a chain at 16.
+const MaxHops = 16
 
 // Result is what an instance answered. Exactly one of Payload and Stream is
 // set. FunctionError is not empty if the function failed: Payload then is the

@@ -15,7 +15,17 @@ type Perimeter struct {
 // Ingress says who and what may call the function.
 type Ingress struct {
 	HTTP []Route `json:"http,omitempty"`
+	// Callers may call beside the routes' own access: names of functions of the
+	// same tenant, "role:NAME", or [AnyCaller]. Sorted, each once.
+	Callers []string `json:"callers,omitempty" doc:"functions of the tenant, role:NAME, or anyone"`
 }
+
+// AnyCaller in [Ingress.Callers] means everybody on whose behalf a listed
+// function calls, strangers included. It lets nobody call directly.
+const AnyCaller = "anyone"
+
+// RoleCaller begins an entry of [Ingress.Callers] that means who has a role.
+const RoleCaller = "role:"
 
 // Route is one way in over HTTP.
 type Route struct {
@@ -61,9 +71,10 @@ type Reuse struct {
 // Never reports whether every invocation gets a new instance.
 func (r Reuse) Never() bool { return r.MaxAge == 0 && r.Invocations <= 1 }
 
-// Egress says what the function may reach. It is empty until rules for hosts,
-// functions, secrets and databases exist: nothing may be reached.
-type Egress struct{}
+// Egress says what the function may reach. What is not in it may not be reached.
+type Egress struct {
+	Functions []string `json:"functions,omitempty" doc:"functions of the same tenant that it may call; sorted, each once"`
+}
 
 // Evidence says what is kept about the function.
 type Evidence struct {

@@ -1,39 +1,70 @@
 package bawn
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Principal is who makes a call or a change.
 type Principal struct {
-	Kind   string `json:"kind" doc:"key, anonymous or node"`
+	Kind   string `json:"kind" doc:"key, user, cert, function, anonymous or node"`
 	ID     string `json:"id"`
 	Name   string `json:"name,omitempty"`
 	Tenant string `json:"tenant"`
-	Role   Role   `json:"role,omitempty"`
+	Roles  []Role `json:"roles,omitempty"`
 
-	// Functions are the only ones that an invoker may call; empty means all of
-	// its tenant.
+	// Functions are the only ones that the principal has to do with; empty means
+	// all of its tenant.
 	Functions []string `json:"-"`
+	// Issued is when the credential that was shown was made: what was revoked
+	// before that does not concern it. The zero time stands for one that does not
+	// say.
+	Issued time.Time `json:"-"`
 }
 
+// The kinds of principal.
+const (
+	PrincipalKey       = "key"       // an API key, or a request signed with it
+	PrincipalUser      = "user"      // somebody whom a configured issuer vouches for
+	PrincipalCert      = "cert"      // who holds a client certificate of a configured issuer
+	PrincipalFunction  = "function"  // a version of a function, known by the endpoint of its instance
+	PrincipalAnonymous = "anonymous" // nobody in particular
+	PrincipalNode      = "node"      // the node itself
+)
+
 // Anonymous is a caller without a credential.
-func Anonymous() Principal { return Principal{Kind: "anonymous", ID: "anonymous"} }
+func Anonymous() Principal { return Principal{Kind: PrincipalAnonymous, ID: PrincipalAnonymous} }
 
 // String returns kind:id.
 func (p Principal) String() string { return p.Kind + ":" + p.ID }
 
-// Role says what a key may be used for.
+// Has reports whether p has the role r by name. What a role includes is for the
+// policy to say.
+func (p Principal) Has(r Role) bool { return slices.Contains(p.Roles, r) }
+
+// Role says what a principal may do. Besides the roles here, which the policy
+// gives rights, any name is a role that a function's callers or a guardrail can
+// speak of.
 type Role string
 
-// The roles of a key.
+// The roles that have rights of their own. None includes another, but for
+// operator and admin: a tenant that is large enough gives them to different
+// people.
 const (
-	RoleAdmin    Role = "admin"    // everything
-	RoleDeployer Role = "deployer" // read, deploy, roll back, remove, read logs; not keys
-	RoleInvoker  Role = "invoker"  // call functions
-	RoleViewer   Role = "viewer"   // read everything but credentials
+	RoleOperator    Role = "operator"     // the installation: tenants, its guardrails, backups; and admin in its own tenant
+	RoleAdmin       Role = "admin"        // everything in its tenant
+	RoleDeployer    Role = "deployer"     // read, deploy, roll back, remove, read logs
+	RolePolicyAdmin Role = "policy-admin" // guardrails, approvals; read
+	RoleSecretAdmin Role = "secret-admin" // secrets and who is granted them
+	RoleAuditor     Role = "auditor"      // read everything, the evidence included
+	RoleInvoker     Role = "invoker"      // call functions, and nothing else
+	RoleViewer      Role = "viewer"       // read functions and their logs
 )
 
-// Roles lists every role.
-func Roles() []Role { return []Role{RoleAdmin, RoleDeployer, RoleInvoker, RoleViewer} }
+// Roles lists every role that has rights of its own.
+func Roles() []Role {
+	return []Role{RoleOperator, RoleAdmin, RoleDeployer, RolePolicyAdmin, RoleSecretAdmin, RoleAuditor, RoleInvoker, RoleViewer}
+}
 
 // Key is an API key as the store knows it. The secret itself is shown once and
 // never stored.
@@ -42,7 +73,7 @@ type Key struct {
 	Name      string    `json:"name"`
 	Tenant    string    `json:"tenant"`
 	Role      Role      `json:"role"`
-	Functions []string  `json:"functions,omitempty" doc:"for an invoker: the functions it may call; empty means all of the tenant"`
+	Functions []string  `json:"functions,omitempty" doc:"the only functions that the key has to do with; empty means all of the tenant"`
 	CreatedAt time.Time `json:"createdAt"`
 	CreatedBy string    `json:"createdBy"`
 	ExpiresAt time.Time `json:"expiresAt,omitzero"`

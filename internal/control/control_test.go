@@ -101,7 +101,7 @@ func (p *plane) reopen() {
 }
 
 func who(tenant string, role bawn.Role) bawn.Principal {
-	return bawn.Principal{Kind: "key", ID: "k-" + string(role), Tenant: tenant, Role: role}
+	return bawn.Principal{Kind: "key", ID: "k-" + string(role), Tenant: tenant, Roles: []bawn.Role{role}}
 }
 
 var admin = who("main", bawn.RoleAdmin)

@@ -155,7 +155,7 @@ func (k *Keys) Authenticate(bearer string) (bawn.Principal, error) {
 	if !same || !known || k.expired(v) {
 		return bawn.Principal{}, refused()
 	}
-	return bawn.Principal{Kind: "key", ID: v.ID, Name: v.Name, Tenant: v.Tenant, Role: v.Role, Functions: v.Functions}, nil
+	return bawn.Principal{Kind: "key", ID: v.ID, Name: v.Name, Tenant: v.Tenant, Roles: []bawn.Role{v.Role}, Functions: v.Functions, Issued: v.CreatedAt}, nil
 }
 
 func refused() error {

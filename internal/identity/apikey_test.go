@@ -48,7 +48,7 @@ func TestKeys(t *testing.T) {
 	if key.ID == "mine" || !strings.HasPrefix(secret, "bawn_"+key.ID+"_") {
 		t.Fatalf("id %q of secret %q", key.ID, secret)
 	}
-	want := bawn.Principal{Kind: "key", ID: key.ID, Name: "ci", Tenant: "main", Role: bawn.RoleInvoker, Functions: []string{"hello"}}
+	want := bawn.Principal{Kind: "key", ID: key.ID, Name: "ci", Tenant: "main", Roles: []bawn.Role{bawn.RoleInvoker}, Functions: []string{"hello"}, Issued: key.CreatedAt}
 	who, err := k.Authenticate(secret)
 	if d := cmp.Diff(want, who); err != nil || d != "" {
 		t.Fatal(err, d)

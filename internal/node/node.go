@@ -30,6 +30,7 @@ import (
 type Node struct {
 	cfg     Config
 	ca      *authority
+	secret  rootSecret
 	started time.Time
 	keys    *identity.Keys
 	store   *store.Store
@@ -108,6 +109,12 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.ca, err = openAuthority(data, hosts, time.Now()); err != nil {
 		return nil, err
 	}
+
+	secret, err := openRootSecret(data)
+	if err != nil {
+		return nil, err
+	}
+	n.secret = secret
 
 	// The ground: what is stored, and the evidence of what happens.
 	st, err := store.Open(ctx, store.Config{Dir: filepath.Join(data, "store"), Log: log})

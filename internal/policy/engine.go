@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -217,22 +218,37 @@ func (e *Engine) decideKey(req Request, now time.Time) Decision {
 	if p.ID == "" || p.Tenant == "" || p.Tenant != req.Resource.Tenant {
 		return Decision{Reason: "the key is not of this tenant", Fix: "use a key of the tenant that owns the function"}
 	}
-	if !slices.Contains(actionsOf(p.Role), req.Action) {
+	var with bawn.Role
+	for _, r := range p.Roles {
+		if slices.Contains(actionsOf(r), req.Action) {
+			with = r
+			break
+		}
+	}
+	if with == "" {
 		return Decision{
-			Reason: "the role " + string(p.Role) + " does not include " + string(req.Action),
+			Reason: "the role " + rolesText(p.Roles) + " does not include " + string(req.Action),
 			Fix:    "use a key with another role; an administrator makes one with: bawn key create",
 		}
 	}
-	if p.Role == bawn.RoleInvoker && len(p.Functions) > 0 && !slices.Contains(p.Functions, req.Resource.Function) {
+	if with == bawn.RoleInvoker && len(p.Functions) > 0 && !slices.Contains(p.Functions, req.Resource.Function) {
 		return Decision{Reason: "the key is held to other functions", Fix: "use a key that names this function"}
 	}
-	return Decision{Allow: true, Reason: "the role " + string(p.Role)}
+	return Decision{Allow: true, Reason: "the role " + string(with)}
+}
+
+func rolesText(roles []bawn.Role) string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	return strings.Join(names, ", ")
 }
 
 // actionsOf is the table of roles. A role that is not in it may do nothing.
 func actionsOf(r bawn.Role) []Action {
 	switch r {
-	case bawn.RoleAdmin:
+	case bawn.RoleAdmin, bawn.RoleOperator:
 		return []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node, Inspect}
 	case bawn.RoleDeployer:
 		return []Action{Deploy, Read, Remove, Logs, Events, Node}

@@ -28,7 +28,7 @@ func open(t testing.TB, now func() time.Time) (*Engine, *evidence.Log, *store.St
 }
 
 func key(tenant string, role bawn.Role, functions ...string) bawn.Principal {
-	return bawn.Principal{Kind: "key", ID: "0123", Tenant: tenant, Role: role, Functions: functions}
+	return bawn.Principal{Kind: "key", ID: "0123", Tenant: tenant, Roles: []bawn.Role{role}, Functions: functions}
 }
 
 // The whole table, every role by every action.
@@ -104,8 +104,8 @@ func TestInvoke(t *testing.T) {
 		{"invoker of another, no function named", key("main", bawn.RoleInvoker, "g"), Invoke, bawn.Ref{Tenant: "main"}, nil, false},
 		{"the node", bawn.Principal{Kind: "node", ID: "n1"}, Deploy, f, nil, true},
 		{"nobody", bawn.Principal{}, Invoke, f, nil, false},
-		{"role without a kind", bawn.Principal{ID: "x", Tenant: "main", Role: bawn.RoleAdmin}, Invoke, f, nil, false},
-		{"a key without an id", bawn.Principal{Kind: "key", Tenant: "main", Role: bawn.RoleAdmin}, Invoke, f, nil, false},
+		{"role without a kind", bawn.Principal{ID: "x", Tenant: "main", Roles: []bawn.Role{bawn.RoleAdmin}}, Invoke, f, nil, false},
+		{"a key without an id", bawn.Principal{Kind: "key", Tenant: "main", Roles: []bawn.Role{bawn.RoleAdmin}}, Invoke, f, nil, false},
 		{"no tenant at all", key("", bawn.RoleAdmin), Invoke, bawn.Ref{Function: "f"}, nil, false},
 		{"unknown action", key("main", bawn.RoleAdmin), "own", f, nil, false},
 	} {
