@@ -81,6 +81,20 @@ func diff(a, b *bawn.Version) []Change {
 		}
 	}
 
+	listed := func(field, meaning string, before, after []string) {
+		for _, s := range after {
+			if !slices.Contains(before, s) {
+				add(field+"["+s+"]", "", meaning, true)
+			}
+		}
+		for _, s := range before {
+			if !slices.Contains(after, s) {
+				add(field+"["+s+"]", meaning, "", false)
+			}
+		}
+	}
+	listed("ingress.callers", "may call", old.Perimeter.Ingress.Callers, b.Perimeter.Ingress.Callers)
+
 	p, q := &old.Perimeter.Interior, &b.Perimeter.Interior
 	add("interior.memory", manifest.Size(p.Memory).String(), manifest.Size(q.Memory).String(), q.Memory > p.Memory)
 	add("interior.cpu", fmt.Sprintf("%g", p.CPU), fmt.Sprintf("%g", q.CPU), q.CPU > p.CPU)
@@ -90,6 +104,7 @@ func diff(a, b *bawn.Version) []Change {
 	add("interior.concurrency", fmt.Sprint(p.Concurrency), fmt.Sprint(q.Concurrency), q.Concurrency > p.Concurrency)
 	add("interior.exec", fmt.Sprint(p.Exec), fmt.Sprint(q.Exec), q.Exec && !p.Exec)
 	add("interior.reuse", reuseText(p.Reuse), reuseText(q.Reuse), longer(q.Reuse, p.Reuse))
+	listed("egress.functions", "may be called", old.Perimeter.Egress.Functions, b.Perimeter.Egress.Functions)
 	// Less evidence is less of a perimeter.
 	k, l := old.Perimeter.Evidence.LogRetention, b.Perimeter.Evidence.LogRetention
 	add("evidence.logRetention", manifest.Duration(k).String(), manifest.Duration(l).String(), l < k)

@@ -3,6 +3,7 @@ package manifest
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 
 	"bawn.dev/bawn"
 )
@@ -42,6 +43,8 @@ func Compile(name string, f Function) (bawn.Version, error) {
 				Exec:        in.Exec,
 				Reuse:       bawn.Reuse{Invocations: in.Reuse.Invocations, MaxAge: in.Reuse.MaxAge.std()},
 			},
+			// Sorted: the order in the file says nothing, and the digest must not change with it.
+			Egress:   bawn.Egress{Functions: slices.Sorted(slices.Values(f.Egress.Functions))},
 			Evidence: bawn.Evidence{LogRetention: or(f.Evidence.LogRetention.std(), bawn.DefaultLogRetention)},
 		},
 	}
@@ -61,6 +64,7 @@ func Compile(name string, f Function) (bawn.Version, error) {
 		}
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
+	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))
 	return v, nil
 }
 

@@ -27,6 +27,8 @@ const (
 	maxHandler     = 256
 	maxCode        = 1024
 	maxRoutes      = 50
+	maxCallers     = 100
+	maxCalled      = 100 // functions that a function may call
 	minTimeout     = Duration(10 * time.Millisecond)
 	minRetention   = Duration(time.Minute)
 	minMaxAge      = Duration(time.Second)
@@ -166,9 +168,6 @@ func quoteless(s string) string {
 }
 
 func list(words []string) string {
-	if len(words) == 0 {
-		return "no fields yet"
-	}
 	return strings.Join(words, ", ")
 }
 
@@ -242,6 +241,7 @@ func Overlapping(m string) []string {
 func functionFields() object[Function] {
 	interior := interiorFields()
 	ingress := ingressFields()
+	egress := egressFields()
 	evidence := evidenceFields()
 	return object[Function]{
 		doc: "a function",
@@ -254,7 +254,7 @@ func functionFields() object[Function] {
 			is("environment", "variables of the function; not for secrets", environment(), func(f *Function) *map[string]string { return &f.Environment }),
 			into("ingress", "who and what may call the function; nothing else may", ingress, func(f *Function) *Ingress { return &f.Ingress }),
 			into("interior", "what the sandbox gives the function", interior, func(f *Function) *Interior { return &f.Interior }),
-			into("egress", "what the function may reach; it has no fields yet: nothing may be reached", object[Egress]{doc: "egress"}, func(f *Function) *Egress { return &f.Egress }),
+			into("egress", "what the function may reach; nothing else may be reached", egress, func(f *Function) *Egress { return &f.Egress }),
 			into("evidence", "what is kept about the function", evidence, func(f *Function) *Evidence { return &f.Evidence }),
 		},
 		rules: func(f *Function, has func(string) bool, say func(string, error)) {
@@ -263,7 +263,7 @@ func functionFields() object[Function] {
 			}
 		},
 		strayed: func(name string) error {
-			for block, names := range map[string][]string{"ingress": fieldNames(ingress), "interior": fieldNames(interior), "evidence": fieldNames(evidence)} {
+			for block, names := range map[string][]string{"ingress": fieldNames(ingress), "interior": fieldNames(interior), "egress": fieldNames(egress), "evidence": fieldNames(evidence)} {
 				if slices.Contains(names, name) {
 					return &wrong{fmt.Sprintf("field %q belongs under %s", name, block), ""}
 				}
@@ -294,6 +294,8 @@ func ingressFields() object[Ingress] {
 		doc: "ingress",
 		fields: []field[Ingress]{
 			is("http", "the routes over HTTP", listOf("http", maxRoutes, route.value()), func(i *Ingress) *[]Route { return &i.HTTP }),
+			is("callers", "who may call beside the routes' own access: functions of the same tenant, which must name this one in egress.functions; role:NAME for who has a role; anyone for everybody on whose behalf one of those functions calls",
+				listOf("callers", maxCallers, caller()), func(i *Ingress) *[]string { return &i.Callers }),
 		},
 		rules: func(i *Ingress, has func(string) bool, say func(string, error)) {
 			seen := map[string]bool{}
@@ -304,8 +306,36 @@ func ingressFields() object[Ingress] {
 				}
 				seen[key] = true
 			}
+			if s := twice(i.Callers); s != "" {
+				say("callers", &wrong{Message: fmt.Sprintf("callers names %s a second time", quote(s))})
+			}
 		},
 	}
+}
+
+func egressFields() object[Egress] {
+	return object[Egress]{
+		doc: "egress",
+		fields: []field[Egress]{
+			is("functions", "functions of the same tenant that it may call; each must name this one in ingress.callers",
+				listOf("functions", maxCalled, functionName()), func(e *Egress) *[]string { return &e.Functions }),
+		},
+		rules: func(e *Egress, has func(string) bool, say func(string, error)) {
+			if s := twice(e.Functions); s != "" {
+				say("functions", &wrong{Message: fmt.Sprintf("functions names %s a second time", quote(s))})
+			}
+		},
+	}
+}
+
+// twice returns the first word that stands in words a second time, or "".
+func twice(words []string) string {
+	for i, w := range words {
+		if slices.Contains(words[:i], w) {
+			return w
+		}
+	}
+	return ""
 }
 
 func interiorFields() object[Interior] {
@@ -507,6 +537,48 @@ func routePath() value[string] {
 		}}
 }
 
+// functionName is the name of a function of the same tenant.
+func functionName() value[string] {
+	return value[string]{map[string]any{"type": "string", "pattern": namePattern}, func(d *decoder, n *yaml.Node, at string) (string, bool) {
+		s, ok := scalar(d, n, at, "a function's name", "!!str")
+		if !ok {
+			return "", false
+		}
+		if err := bawn.CheckName("function", s); err != nil {
+			better := ""
+			if !strings.Contains(s, "/") { // TENANT/FUNCTION: there is no way into another tenant
+				better = rename(s)
+			}
+			d.reject(n, at, &wrong{messageOf(err), better})
+			return "", false
+		}
+		return s, true
+	}}
+}
+
+// caller is an entry of ingress.callers. "anyone" reads like a function's name
+// and is none: a function that is called so cannot be let in.
+func caller() value[string] {
+	function := functionName()
+	schema := map[string]any{"type": "string", "pattern": callerPattern}
+	return value[string]{schema, func(d *decoder, n *yaml.Node, at string) (string, bool) {
+		if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str" {
+			if role, ok := strings.CutPrefix(n.Value, bawn.RoleCaller); ok {
+				if err := bawn.CheckName("role", role); err != nil {
+					s := ""
+					if better := rename(role); better != "" {
+						s = bawn.RoleCaller + better
+					}
+					d.reject(n, at, &wrong{messageOf(err), s})
+					return "", false
+				}
+				return n.Value, true
+			}
+		}
+		return function.read(d, n, at)
+	}}
+}
+
 func listOf[V any](name string, most int, v value[V]) value[[]V] {
 	return value[[]V]{map[string]any{"type": "array", "maxItems": most, "items": v.schema},
 		func(d *decoder, n *yaml.Node, at string) ([]V, bool) {
@@ -587,6 +659,7 @@ func reuse() value[Reuse] {
 
 const (
 	namePattern        = `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`
+	callerPattern      = `^(role:)?[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`
 	variablePattern    = `^[A-Za-z_][A-Za-z0-9_]{0,127}$`
 	reservedPattern    = `^(_HANDLER|_X_AMZN_.*|_BAWN_.*|BAWN_.*|AWS_LAMBDA_.*|AWS_REGION|AWS_DEFAULT_REGION|AWS_EXECUTION_ENV|AWS_ACCESS_KEY|AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|LAMBDA_TASK_ROOT|LAMBDA_RUNTIME_DIR)$`
 	maxEnvironmentVars = 256

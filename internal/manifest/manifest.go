@@ -58,7 +58,8 @@ func (f *Function) UnmarshalJSON(data []byte) error {
 
 // Ingress says who and what may call the function.
 type Ingress struct {
-	HTTP []Route `json:"http,omitempty"`
+	HTTP    []Route  `json:"http,omitempty"`
+	Callers []string `json:"callers,omitempty"` // functions, role:NAME, anyone
 }
 
 // Route is one way in over HTTP.
@@ -118,9 +119,11 @@ func (r Reuse) MarshalJSON() ([]byte, error) {
 	}{r.Invocations, r.MaxAge})
 }
 
-// Egress says what the function may reach. It has no fields yet: nothing may
-// be reached.
-type Egress struct{}
+// Egress says what the function may reach. What is not in it may not be
+// reached.
+type Egress struct {
+	Functions []string `json:"functions,omitempty"`
+}
 
 // Evidence says what is kept about the function.
 type Evidence struct {

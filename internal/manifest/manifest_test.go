@@ -45,6 +45,7 @@ functions:
       http:
         - {method: ANY, path: "/api/{proxy+}", access: key}
         - {method: POST, path: "/a/{id}/b"}
+      callers: [checkout, "role:ops", anyone]
     interior:
       memory: 1.5GiB
       cpu: 0.5
@@ -54,7 +55,7 @@ functions:
       concurrency: 3
       exec: true
       reuse: {invocations: 100, maxAge: 10m}
-    egress: {}
+    egress: {functions: [receipts, a-first]}
     evidence: {logRetention: 30d}
   a-first:
     runtime: wasm
@@ -105,7 +106,8 @@ func TestEveryField(t *testing.T) {
 		Description: "Two lines\nof text.\n", Owner: "Team <a@b.example>",
 		Environment: map[string]string{"PORT": "8080", "greeting": ""},
 		Perimeter: bawn.Perimeter{
-			Ingress: bawn.Ingress{HTTP: []bawn.Route{{Method: "ANY", Path: "/api/{proxy+}"}, {Method: "POST", Path: "/a/{id}/b"}}},
+			Ingress: bawn.Ingress{HTTP: []bawn.Route{{Method: "ANY", Path: "/api/{proxy+}"}, {Method: "POST", Path: "/a/{id}/b"}}, Callers: []string{"anyone", "checkout", "role:ops"}},
+			Egress:  bawn.Egress{Functions: []string{"a-first", "receipts"}},
 			Interior: bawn.Interior{Memory: 1536 << 20, CPU: 0.5, Timeout: 90 * time.Second, Tmp: 512 << 20, PIDs: 32, Concurrency: 3,
 				Exec: true, Reuse: bawn.Reuse{Invocations: 100, MaxAge: 10 * time.Minute}},
 			Evidence: bawn.Evidence{LogRetention: 30 * 24 * time.Hour},
@@ -202,7 +204,15 @@ var refused = []struct {
 	{"reuse empty", base("    interior: {reuse: {}}\n"), `m.yaml:6:23: reuse says neither invocations nor maxAge; did you mean never?`, false},
 	{"reuse zero", base("    interior: {reuse: {invocations: 0}}\n"), `m.yaml:6:37: invocations 0 must be a whole number from 1 to 1000000`, true},
 	{"retention", base("    evidence: {logRetention: 401d}\n"), `m.yaml:6:30: logRetention 401d is too much, at most 400d is allowed`, false},
-	{"egress has no fields", base("    egress: {hosts: [a]}\n"), `m.yaml:6:14: unknown field "hosts"; egress has no fields yet`, true},
+	{"egress has no such field", base("    egress: {function: [a]}\n"), `m.yaml:6:14: unknown field "function"; egress has functions; did you mean functions?`, true},
+	{"called function's name", base("    egress: {functions: [a, b_c]}\n"), `m.yaml:6:29: function name "b_c" has the character '_'; only a-z, 0-9 and '-' are allowed; did you mean b-c?`, true},
+	{"called function of a tenant", base("    egress: {functions: [acme/a]}\n"), `m.yaml:6:26: function name "acme/a" has the character '/'; only a-z, 0-9 and '-' are allowed`, true},
+	{"called twice", base("    egress: {functions: [a, b, a]}\n"), `m.yaml:6:25: functions names "a" a second time`, false},
+	{"called by one", base("    ingress: {callers: checkout}\n"), `m.yaml:6:24: callers must be a list, not the text "checkout"`, true},
+	{"caller's name", base("    ingress: {callers: [\"*\"]}\n"), `m.yaml:6:25: function name "*" must begin with a letter a-z`, true},
+	{"caller's role", base("    ingress: {callers: [\"role:Ops_1\"]}\n"), `m.yaml:6:25: role name "Ops_1" must begin with a letter a-z; did you mean role:ops-1?`, true},
+	{"caller's role is empty", base("    ingress: {callers: [\"role:\"]}\n"), `m.yaml:6:25: role name "" is empty`, true},
+	{"callers in the wrong place", base("    callers: [a]\n"), `m.yaml:6:5: field "callers" belongs under ingress`, true},
 	{"route without path", base("    ingress: {http: [{method: GET}]}\n"), `m.yaml:6:22: a route needs the field "path": begins with /; {name} matches one segment, a last {name+} the rest`, true},
 	{"method", base("    ingress: {http: [{method: get, path: /}]}\n"), `m.yaml:6:31: unknown method "get"; there are GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, ANY; did you mean GET?`, true},
 	{"http not a list", base("    ingress: {http: {method: GET, path: /}}\n"), `m.yaml:6:21: http must be a list, not a mapping`, true},
