@@ -19,17 +19,50 @@ type Action string
 
 // The actions.
 const (
-	Invoke Action = "invoke" // run a function
-	Deploy Action = "deploy" // publish a version, move an alias, roll back
-	Read   Action = "read"   // list and show functions, versions, instances
-	Remove Action = "remove" // take a function away
-	Logs   Action = "logs"   // read a function's lines
-	Events Action = "events" // read the evidence
-	Keys   Action = "keys"   // list, make and revoke keys
-	Node   Action = "node"   // read the node's own state
-
+	Invoke  Action = "invoke"  // run a function
+	Call    Action = "call"    // the caller's side of one function calling another
+	Deploy  Action = "deploy"  // publish a version, move an alias, roll back
+	Approve Action = "approve" // let a deploy that widens a perimeter take effect
+	Read    Action = "read"    // list and show functions, versions, instances, the tenant itself
+	Remove  Action = "remove"  // take a function away
+	Logs    Action = "logs"    // read a function's lines
+	Events  Action = "events"  // read the evidence of the tenant
+	Audit   Action = "audit"   // export and verify the audit log
+	Keys    Action = "keys"    // list, make and revoke keys
+	Grant   Action = "grant"   // say which function gets which secret
+	Node    Action = "node"    // read the node's own state
+	Test    Action = "test"    // run a function's perimeter tests
 	Inspect Action = "inspect" // start an instance only to look at it
+
+	Policies   Action = "policy"     // list, set and remove guardrails; explain decisions
+	Identities Action = "identities" // issuers, and revoking whom they vouch for
+	Tenants    Action = "tenants"    // make, list, suspend and remove tenants
+	Backup     Action = "backup"     // back the installation up and restore it
+
+	Secret  Action = "secret"  // read a secret
+	Egress  Action = "egress"  // reach a host or a database
+	Publish Action = "publish" // send a message to a topic
 )
+
+// Kind is a kind of resource beside functions and tenants.
+type Kind string
+
+// The kinds of [Object].
+const (
+	Host     Kind = "Host"
+	Vault    Kind = "Secret"
+	Topic    Kind = "Topic"
+	Database Kind = "Database"
+	// Installation is the node's own: tenants, its guardrails, backups.
+	Installation Kind = "Installation"
+)
+
+// Object names a resource that is neither a function nor a tenant, within the
+// tenant of [Request.Resource].
+type Object struct {
+	Kind Kind
+	ID   string
+}
 
 // Request is one question to the engine.
 type Request struct {
@@ -39,6 +72,19 @@ type Request struct {
 	Invocation string             // of a call
 	Source     string             // the caller's address
 	Public     *bawn.PublicAccess // of the route, if it is public
+	Object     Object             // what is wanted, if that is no function and no tenant
+
+	Trigger string        // of a call
+	Route   *bawn.Route   // of a call by route
+	Target  *bawn.Version // what is to run: its manifest's rules apply
+
+	// Of a call that a function makes, and of one that carries the signed context
+	// of such a call; see [bawn.Call]. Principal then is the calling function.
+	Caller *bawn.Version  // the calling version: its manifest's rules apply too
+	Origin bawn.Principal // who began the chain, as he is now; the zero value if that is Principal
+	Chain  []bawn.Ref     // versions, oldest first; the last one is the caller
+	Order  int            // how many calls the calling invocation has made before
+	Called []string       // which functions it has called before
 }
 
 // Decision is the answer. A denial with an anonymous principal asks for a
@@ -47,6 +93,8 @@ type Decision struct {
 	Allow  bool
 	Reason string // for the caller and the evidence
 	Fix    string // the way out of a denial, for the caller
+
+	Policies []string // the policies that determined it, by their ids
 }
 
 // strangerBurst bounds how many refusals of strangers each door records in a
@@ -190,6 +238,9 @@ func (e *Engine) decide(req Request, now time.Time) Decision {
 	p := req.Principal
 	if req.Resource.Tenant == "" {
 		return Decision{Reason: "the request names no tenant"}
+	}
+	if len(req.Chain) > 0 || req.Caller != nil {
+		return Decision{Reason: "functions cannot call functions on this node"}
 	}
 	if req.Action == Invoke && req.Public.Open(now) {
 		return Decision{Allow: true, Reason: "the route is public: " + req.Public.Reason}
