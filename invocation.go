@@ -2,6 +2,7 @@ package bawn
 
 import (
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"io"
 	"strconv"
@@ -16,12 +17,16 @@ type Call struct {
 	Target    Ref       // for a call by name; Function is empty for a call by route
 	Route     *Route    // the route that matched, for a call by route
 	Source    string    // the caller's address without port, for limits and the log
-	Bearer    string    // the credential presented, if any; never logged
+	Bearer    string    // the credential presented, if any: a key or a token; never logged
 	Principal Principal // who it is; set by the authn check
 	Event     []byte    // the event as the handler will see it, JSON
 	TraceID   string    // X-Ray style trace header for the runtime
 	At        time.Time // arrival
 	Client    string    // decoded client context JSON, may be empty
+
+	// What else says who calls. More than one credential is refused.
+	Certificates []*x509.Certificate // which the caller presented in the TLS handshake, its own first; not verified
+	Signed       *Signed             // the request as it came, if its Authorization header is an AWS signature
 
 	// Of a call that a function makes, and of one that carries the signed context
 	// of such a call. A trigger sets them from what it knows, never from what the
@@ -31,6 +36,21 @@ type Call struct {
 	Order  int       // how many calls the calling invocation has made before this one
 	Called []string  // the functions it has called before, sorted, each once
 	Hops   int       // how many calls of functions by functions led here
+}
+
+// Signed is what a request with an AWS Signature Version 4 in its Authorization
+// header was signed over, as it came.
+type Signed struct {
+	Method string
+	Host   string              // of the request, with the port if it named one
+	Path   string              // escaped, as it stood in the request line
+	Query  string              // raw, without the question mark
+	Header map[string][]string // in canonical form, as in net/http; not changed
+	// Body is the SHA-256 of the body in hex digits. A body that a program has not
+	// read yet has none; such a request can be looked at, and never accepted.
+	Body string
+	// Length is the body's, in bytes.
+	Length int64
 }
 
 // MaxHops is how many calls of functions by functions may follow from one call;

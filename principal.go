@@ -20,6 +20,11 @@ type Principal struct {
 	// before that does not concern it. The zero time stands for one that does not
 	// say.
 	Issued time.Time `json:"-"`
+	// Expires is when the credential ends; the zero time: it does not by itself.
+	Expires time.Time `json:"-"`
+	// Revision is of the settings of the issuer by which the principal was known:
+	// once they are others, it must be looked at anew. 0 where there is no issuer.
+	Revision uint64 `json:"-"`
 }
 
 // The kinds of principal.

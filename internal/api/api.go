@@ -3,7 +3,7 @@
 // answers and errors back; it decides nothing itself. routes.go lists every
 // route; docs/reference/openapi.json is generated from that list.
 //
-// Every route but GET /v1/status asks for a bearer key. The library that
+// Every route but GET /v1/status asks for a credential. The library that
 // serves and describes the routes is not seen outside this package.
 package api
 
@@ -29,10 +29,10 @@ import (
 // Config says what the API stands on. All fields but Extra are
 // required.
 type Config struct {
-	Control *control.Control
-	Keys    *identity.Keys
-	Log     *slog.Logger
-	Now     func() time.Time
+	Control  *control.Control
+	Identity *identity.Authenticator
+	Log      *slog.Logger
+	Now      func() time.Time
 
 	// Status says how the node is. It is asked without a credential too; then
 	// only Ready and Message are told.
@@ -140,7 +140,6 @@ func requestID(ctx context.Context) string {
 // caller is who makes the request.
 type caller struct {
 	bawn.Principal
-	bearer string
 	source string
 }
 
@@ -190,34 +189,58 @@ func (a *api) identified(next http.Handler) http.Handler {
 }
 
 // authenticated finds out who asks. Nothing behind it, not even whether a
-// route exists, is told to a caller without a key, except the status.
+// route exists, is told to a caller without a credential, except the status.
 func (a *api) authenticated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		source, _, _ := net.SplitHostPort(r.RemoteAddr)
-		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if r.URL.Path == "/v1/status" {
-			ctx := r.Context()
-			if p, err := a.Keys.Authenticate(bearer); err == nil {
-				ctx = context.WithValue(ctx, keyPrincipal, caller{p, bearer, source})
-			}
-			next.ServeHTTP(w, r.WithContext(ctx))
-			return
+		shown, err := credential(r)
+		var p bawn.Principal
+		if err == nil && !shown.Empty() {
+			p, err = a.Identity.Authenticate(r.Context(), shown)
 		}
-		if !strings.EqualFold(scheme, "Bearer") || bearer == "" {
-			a.Refused(r.Context(), source, "no key")
-			a.problem(r.Context(), bawn.Errorf(bawn.CodeUnauthenticated, "api", "this needs a key").
-				WithFix("send it as Authorization: Bearer KEY; `bawn key create` makes one")).write(w)
+		known := err == nil && !shown.Empty()
+		switch {
+		case known:
+		case open(r.URL.Path):
+			next.ServeHTTP(w, r)
 			return
-		}
-		p, err := a.Keys.Authenticate(bearer)
-		if err != nil {
-			a.Refused(r.Context(), source, "bad key")
+		case err != nil:
+			a.Refused(r.Context(), source, "bad credential")
 			a.problem(r.Context(), err).write(w)
 			return
+		default:
+			a.Refused(r.Context(), source, "no credential")
+			a.problem(r.Context(), bawn.Errorf(bawn.CodeUnauthenticated, "api", "this needs a credential").
+				WithFix("send a key as Authorization: Bearer KEY; `bawn key create` makes one")).write(w)
+			return
 		}
-		ctx := context.WithValue(r.Context(), keyPrincipal, caller{p, bearer, source})
+		ctx := context.WithValue(r.Context(), keyPrincipal, caller{p, source})
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// open reports whether strangers may ask for path.
+func open(path string) bool { return path == "/v1/status" }
+
+// credential returns what a request shows of who makes it.
+func credential(r *http.Request) (identity.Credential, error) {
+	var c identity.Credential
+	if r.TLS != nil {
+		c.Certificates = r.TLS.PeerCertificates
+	}
+	switch all := r.Header["Authorization"]; len(all) {
+	case 0:
+	case 1:
+		scheme, bearer, _ := strings.Cut(all[0], " ")
+		if !strings.EqualFold(scheme, "Bearer") || bearer == "" {
+			return c, bawn.Errorf(bawn.CodeUnauthenticated, "api", "the Authorization header is not a bearer").
+				WithFix("send it as Authorization: Bearer KEY")
+		}
+		c.Bearer = bearer
+	default:
+		return c, bawn.Errorf(bawn.CodeUnauthenticated, "api", "there is more than one Authorization header").WithFix("send one")
+	}
+	return c, nil
 }
 
 // routed bounds the body and answers for paths and methods that no route has.

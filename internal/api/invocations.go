@@ -50,7 +50,7 @@ func (a *api) invoke(ctx context.Context, in *invokeInput) (*huma.StreamResponse
 	}
 	who := callerOf(ctx)
 	call := &bawn.Call{
-		ID: bawn.NewID(), Trigger: "api", Target: r, Source: who.source, Bearer: who.bearer, Principal: who.Principal,
+		ID: bawn.NewID(), Trigger: "api", Target: r, Source: who.source, Principal: who.Principal,
 		Event: event, At: a.Now(),
 	}
 	invoker, err := a.Invoker(ctx)

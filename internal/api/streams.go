@@ -19,8 +19,8 @@ const (
 	defaultLines = 1000
 	// How often a quiet stream shows that it lives.
 	heartbeat = 15 * time.Second
-	// How often the key of a quiet stream is looked at again.
-	recheck      = time.Second
+	// How often the credential of a quiet stream is looked at again.
+	recheck      = 100 * time.Millisecond
 	flushTimeout = 2 * time.Second
 )
 
@@ -56,10 +56,12 @@ func stream[T any](a *api, ctx context.Context, read func(ctx context.Context, f
 		// The client may go while nothing happens; only writing finds out.
 		tick := time.NewTicker(recheck)
 		defer tick.Stop()
-		// A key that is revoked or ends takes its streams with it.
+		// A credential that is revoked or ends takes its streams with it.
 		valid := func() error {
-			_, err := a.Keys.Authenticate(callerOf(r.Context()).bearer)
-			return err
+			if _, ok := a.Identity.Current(principal(r.Context())); !ok {
+				return bawn.Errorf(bawn.CodeUnauthenticated, "api.stream", "the credential is no longer valid").WithFix("ask again with one that is")
+			}
+			return nil
 		}
 		var ended error // why the key is no good any more; written by beat
 		var beat sync.WaitGroup

@@ -41,6 +41,8 @@ type Keys struct {
 type storedKey struct {
 	bawn.Key
 	Hash []byte `json:"hash"` // SHA-256 of the whole secret, prefix and id included
+
+	roles []bawn.Role // its role, as principals have them
 }
 
 // OpenKeys opens the keys that the store holds.
@@ -57,7 +59,9 @@ func OpenKeys(ctx context.Context, s *store.Store) (*Keys, error) {
 		if v == nil {
 			delete(k.byID, id)
 		} else {
-			k.byID[id] = v
+			known := *v // what the table has is shared
+			known.roles = []bawn.Role{v.Role}
+			k.byID[id] = &known
 		}
 	})
 	return k, nil
@@ -143,9 +147,7 @@ func (k *Keys) Authenticate(bearer string) (bawn.Principal, error) {
 	if !ok {
 		return bawn.Principal{}, refused()
 	}
-	k.mu.RLock()
-	v := k.byID[id]
-	k.mu.RUnlock()
+	v := k.byKeyID(id)
 	known := v != nil
 	if !known {
 		v = &storedKey{Hash: make([]byte, sha256.Size)}
@@ -155,7 +157,29 @@ func (k *Keys) Authenticate(bearer string) (bawn.Principal, error) {
 	if !same || !known || k.expired(v) {
 		return bawn.Principal{}, refused()
 	}
-	return bawn.Principal{Kind: "key", ID: v.ID, Name: v.Name, Tenant: v.Tenant, Roles: []bawn.Role{v.Role}, Functions: v.Functions, Issued: v.CreatedAt}, nil
+	return v.principal(), nil
+}
+
+func (v *storedKey) principal() bawn.Principal {
+	return bawn.Principal{
+		Kind: bawn.PrincipalKey, ID: v.ID, Name: v.Name, Tenant: v.Tenant, Roles: v.roles,
+		Functions: v.Functions, Issued: v.CreatedAt, Expires: v.ExpiresAt,
+	}
+}
+
+// current returns the key's principal as it is now, if there still is one.
+func (k *Keys) current(p bawn.Principal) (bawn.Principal, bool) {
+	v := k.byKeyID(p.ID)
+	if v == nil || v.Tenant != p.Tenant || k.expired(v) {
+		return bawn.Principal{}, false
+	}
+	return v.principal(), true
+}
+
+func (k *Keys) byKeyID(id string) *storedKey {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.byID[id]
 }
 
 func refused() error {

@@ -18,7 +18,7 @@ import (
 type Config struct {
 	Functions *store.Table[bawn.Function]
 	Versions  *store.Table[bawn.Version]
-	Keys      *identity.Keys
+	Identity  *identity.Authenticator
 	Policy    *policy.Engine
 
 	Now func() time.Time // the clock; time.Now

@@ -4,25 +4,27 @@ import (
 	"context"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/identity"
 )
 
 // checkAuthenticate finds out who calls, unless the trigger has done so. Who
 // has no credential, or a wrong one, is anonymous. It never says no itself: the
 // policy does, so that the refusal is recorded like any other.
-func (g *Gate) checkAuthenticate(_ context.Context, c *bawn.Call, a *Admission) error {
+func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission) error {
 	if c.Principal.Kind != "" {
 		return nil
 	}
 	c.Principal = bawn.Anonymous()
-	if c.Bearer == "" {
+	shown := identity.CredentialOf(c)
+	if shown.Empty() {
 		return nil
 	}
-	p, err := g.cfg.Keys.Authenticate(c.Bearer)
-	if err == nil && c.Route != nil && c.Event == nil {
-		// The trigger did not read the request, since the key was not known then.
-		// What is good only now does not make a function run without its event.
-		_, err = g.cfg.Keys.Authenticate("")
+	if c.Route != nil && c.Event == nil {
+		// The trigger did not read the request, since the credential was not known
+		// then. What is good only now does not make a function run without its event.
+		shown = identity.Credential{}
 	}
+	p, err := g.cfg.Identity.Authenticate(ctx, shown)
 	if err != nil {
 		a.refusal, a.public = err, nil // a wrong credential opens nothing
 		return nil
@@ -31,10 +33,10 @@ func (g *Gate) checkAuthenticate(_ context.Context, c *bawn.Call, a *Admission) 
 	return nil
 }
 
-// Known reports whether bearer is a key that may be used now.
-func (g *Gate) Known(bearer string) bool {
-	_, err := g.cfg.Keys.Authenticate(bearer)
-	return err == nil
+// Known reports whether what the caller of c shows could be good, so that the
+// rest of its request is worth reading.
+func (g *Gate) Known(ctx context.Context, c *bawn.Call) bool {
+	return g.cfg.Identity.Plausible(ctx, identity.CredentialOf(c))
 }
 
 // unauthenticated says why an anonymous caller is refused.

@@ -45,11 +45,14 @@ func newWorld(t testing.TB) *world {
 	check1(t, err)
 	w.keys, err = identity.OpenKeys(ctx, s)
 	check1(t, err)
+	who, err := identity.Open(ctx, identity.Config{Store: s, Keys: w.keys, Dir: t.TempDir(), Secret: make([]byte, 32)})
+	check1(t, err)
+	t.Cleanup(func() { who.Close() })
 	w.log, err = evidence.Open(ctx, s, evidence.Config{})
 	check1(t, err)
 	t.Cleanup(func() { w.log.Close() })
 	w.gate, err = Open(ctx, Config{
-		Functions: w.functions, Versions: w.versions, Keys: w.keys,
+		Functions: w.functions, Versions: w.versions, Identity: who,
 		Policy:   policy.New(w.log, func() time.Time { return w.now }),
 		Now:      func() time.Time { return w.now },
 		Runtimes: func(m map[bawn.Runtime]int) { w.live = m },
@@ -489,7 +492,8 @@ func TestUnreadRequestIsRefused(t *testing.T) {
 	c.Event = nil
 	_, err := w.gate.Admit(t.Context(), c)
 	wantCode(t, err, bawn.CodeUnauthenticated)
-	if !w.gate.Known(c.Bearer) || w.gate.Known("bawn_x") || w.gate.Known("") {
+	known := func(bearer string) bool { return w.gate.Known(t.Context(), &bawn.Call{Bearer: bearer}) }
+	if !known(c.Bearer) || known("bawn_x") || known("") {
 		t.Error("Known does not tell keys apart")
 	}
 }

@@ -62,9 +62,9 @@ func (i *Invoker) Match(method, rawPath string) (Match, error) {
 	return i.cfg.Gate.Match(method, rawPath)
 }
 
-// Known reports whether bearer is a key that may be used now. It decides nothing
-// but whether a request is worth reading: Invoke looks again.
-func (i *Invoker) Known(bearer string) bool { return i.cfg.Gate.Known(bearer) }
+// Known reports whether the caller of c shows a credential that could be good. It
+// decides nothing but whether a request is worth reading: Invoke looks again.
+func (i *Invoker) Known(ctx context.Context, c *bawn.Call) bool { return i.cfg.Gate.Known(ctx, c) }
 
 // Invoke runs a call. What the function did wrong is a Result with
 // FunctionError; an error is a *bawn.Error and says why there is no answer. The

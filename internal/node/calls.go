@@ -78,7 +78,7 @@ func (n *Node) openCalls(s spine) {
 		Errors: log, Warm: n.cfg.Warm,
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
-		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Keys: n.keys, Policy: s.rules,
+		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Identity: n.who, Policy: s.rules,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,

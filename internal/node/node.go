@@ -33,6 +33,7 @@ type Node struct {
 	secret  rootSecret
 	started time.Time
 	keys    *identity.Keys
+	who     *identity.Authenticator
 	store   *store.Store
 	record  *evidence.Log
 	calls   calls
@@ -137,6 +138,12 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.keys, err = identity.OpenKeys(ctx, st); err != nil {
 		return nil, err
 	}
+	if n.who, err = identity.Open(ctx, identity.Config{
+		Store: st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: secret.derive("signing keys"), Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	n.onClose("identity", func(context.Context) error { return n.who.Close() })
 	rules := policy.New(n.record, time.Now)
 
 	// Spine 2: changes. Packages go through the gate of package deploy.
@@ -181,7 +188,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 	}
 	handler := api.New(api.Config{
-		Control: changes, Keys: n.keys, Log: log, Now: time.Now, Stopping: n.stopping,
+		Control: changes, Identity: n.who, Log: log, Now: time.Now, Stopping: n.stopping,
 		Status: n.status, Invoker: n.invoker, Inspect: n.inspect, Doctor: n.doctor,
 		Authorize: authorize, Refused: refused, Flush: logs.Flush,
 		Extra: map[string]http.Handler{"GET /metrics": metrics.handler()},

@@ -117,7 +117,7 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	// only gets the call without its event, and refuses that.
 	switch {
 	case c.Bearer != "":
-		if !t.cfg.Invoker.Known(c.Bearer) {
+		if !t.cfg.Invoker.Known(r.Context(), c) {
 			return nil
 		}
 		s.most = maxHeld

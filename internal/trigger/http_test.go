@@ -178,6 +178,9 @@ func newFront(t testing.TB, run program, change func(*bawn.Version)) *front {
 	must(err)
 	keys, err := identity.OpenKeys(ctx, s)
 	must(err)
+	who, err := identity.Open(ctx, identity.Config{Store: s, Keys: keys, Dir: t.TempDir(), Secret: make([]byte, 32)})
+	must(err)
+	t.Cleanup(func() { who.Close() })
 	f.key, _, err = keys.Create(ctx, bawn.Key{Name: "test", Tenant: "main", Role: bawn.RoleInvoker, CreatedBy: "test"})
 	must(err)
 	f.log, err = evidence.Open(ctx, s, evidence.Config{})
@@ -218,7 +221,7 @@ func newFront(t testing.TB, run program, change func(*bawn.Version)) *front {
 	})
 	t.Cleanup(f.pool.Close)
 	f.gate, err = ingress.Open(ctx, ingress.Config{
-		Functions: functions, Versions: versions, Keys: keys, Policy: policy.New(f.log, nil), Runtimes: f.pool.Expect, Removed: f.pool.Retire,
+		Functions: functions, Versions: versions, Identity: who, Policy: policy.New(f.log, nil), Runtimes: f.pool.Expect, Removed: f.pool.Retire,
 	})
 	must(err)
 	t.Cleanup(f.gate.Close)
