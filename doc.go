@@ -17,6 +17,8 @@
 //   - Artifact: the package (a zip) that a version runs, named by its digest.
 //   - Perimeter: the compiled, immutable rules of one version, in four parts:
 //     ingress, interior, egress and evidence.
+//   - Test: a case that a version must pass before it becomes live: what its
+//     perimeter must let through, or must stop.
 //   - Instance: one sandboxed process tree that serves one version.
 //   - Call: one request to run a function, whatever trigger it came from.
 //   - Principal: who makes a call or a change.

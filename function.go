@@ -38,7 +38,7 @@ type Version struct {
 	Tenant      string            `json:"tenant"`
 	Function    string            `json:"function"`
 	Number      int               `json:"number"`
-	Digest      string            `json:"digest" doc:"sha256: of the canonical JSON of the artifact's digest and of runtime, handler, description, owner, environment and perimeter"`
+	Digest      string            `json:"digest" doc:"sha256: of the canonical JSON of the artifact's digest and of runtime, handler, description, owner, environment, perimeter and tests"`
 	Artifact    Artifact          `json:"artifact"`
 	Compiled    *Artifact         `json:"compiled,omitempty" doc:"machine code made from the artifact at deploy, for this Bawn and this processor; absent for runtimes that need none"`
 	Runtime     Runtime           `json:"runtime"`
@@ -47,6 +47,7 @@ type Version struct {
 	Owner       string            `json:"owner"`
 	Environment map[string]string `json:"environment,omitempty"`
 	Perimeter   Perimeter         `json:"perimeter"`
+	Tests       []Test            `json:"tests,omitempty" doc:"what it had to pass before it became live"`
 	CreatedAt   time.Time         `json:"createdAt"`
 	CreatedBy   string            `json:"createdBy"`
 }

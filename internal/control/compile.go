@@ -21,6 +21,9 @@ import (
 // until addCompiled is called; should that never happen, the next start finds
 // that nothing refers to it.
 func (c *Control) compile(ctx context.Context, v *bawn.Version) (*bawn.Artifact, error) {
+	if c.cfg.Compile == nil || v.Runtime != bawn.Wasm {
+		return nil, nil
+	}
 	code, err := c.cfg.Gate.Path(ctx, v.Artifact)
 	if err != nil {
 		return nil, err

@@ -40,8 +40,8 @@ const (
 	changeTimeout = 30 * time.Second
 )
 
-// Config says what a [Control] works with. All fields are needed but Compile, Now
-// and Log.
+// Config says what a [Control] works with. All fields are needed but Compile, Test,
+// Now and Log.
 type Config struct {
 	Store    *store.Store
 	Gate     *deploy.Gate
@@ -54,8 +54,13 @@ type Config struct {
 	// No files means that there is nothing to make. An error refuses the deploy.
 	// It may take a minute. nil: nothing is compiled before it runs.
 	Compile func(ctx context.Context, v *bawn.Version, code string) (map[string][]byte, error)
-	Now     func() time.Time // nil means time.Now
-	Log     *slog.Logger     // what an operator should see to; nil discards
+	// Test runs the tests of v, which need not be stored, each in a sandbox with
+	// v's perimeter that nobody else can call and that is gone when it returns. p
+	// is who they are run for. The results are in the order of v.Tests. nil: what
+	// has tests cannot be deployed.
+	Test func(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error)
+	Now  func() time.Time // nil means time.Now
+	Log  *slog.Logger     // what an operator should see to; nil discards
 }
 
 // Control makes changes, and reads what was changed. It is safe for concurrent
@@ -66,6 +71,8 @@ type Control struct {
 	versions  *store.Table[bawn.Version]  // tenant.name.number
 	artifacts *store.Table[artifact]      // tenant.hex digest
 	removed   *store.Table[removal]       // tenant.name
+
+	testing chan struct{} // holds one for each version that is being tested
 
 	// mu is held while a change is decided on and written. Without it two
 	// deploys could each find a route free, or a package go while a deploy
@@ -98,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Control{cfg: cfg}
+	c := &Control{cfg: cfg, testing: make(chan struct{}, maxTesting)}
 	var err error
 	if c.functions, err = store.OpenTable[bawn.Function](ctx, cfg.Store, "functions"); err != nil {
 		return nil, err

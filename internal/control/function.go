@@ -145,71 +145,40 @@ func (c *Control) HasArtifact(ctx context.Context, p bawn.Principal, digest stri
 // everything is checked and nothing changed.
 //
 // What the runtime would have to compile at each start is compiled here, once,
-// and becomes a second package of the version.
+// and becomes a second package of the version. Then the version's tests are run,
+// unless it is live already: one that fails refuses the deploy.
 //
 // Codes besides the usual ones: [bawn.CodeUnprocessable] for a manifest, for a
-// package that holds no such handler, or a module that cannot be compiled;
+// package that holds no such handler, a module that cannot be compiled, or a
+// test that fails;
 // [bawn.CodeConflict] for a route that another function has, which the message
 // names; [bawn.CodeNotFound] for a package that was not uploaded.
 func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string, dryRun bool) (_ Deployment, err error) {
 	const op = "control.deploy"
-	if err := bawn.CheckDigest(digest); err != nil {
-		return Deployment{}, err
-	}
-	if err := c.onFunction(ctx, p, policy.Deploy, name); err != nil {
-		return Deployment{}, err
-	}
-	v, err := manifest.Compile(name, spec)
+	v, err := c.candidate(ctx, p, name, spec, digest)
 	if err != nil {
 		return Deployment{}, err
 	}
-	now := c.cfg.Now().UTC()
-	for _, r := range v.Perimeter.Ingress.HTTP {
-		if pub := r.Access.Public; pub != nil && !pub.Open(now) {
-			return Deployment{}, bawn.Errorf(bawn.CodeUnprocessable, op, "the route %s %s: public access ended on %s already", r.Method, r.Path, lastDay(pub)).
-				WithFix("give access.public.until a day that is still to come, or take public away")
+	now := v.CreatedAt
+	old, known := c.sameContent(&v)
+	if !known && !dryRun {
+		if v.Compiled, err = c.compile(ctx, &v); err != nil {
+			return Deployment{}, err
 		}
+		defer c.dropCompiled(ctx, &v, &err)
 	}
-	a, ok, err := c.artifact(ctx, p.Tenant, digest)
-	if err != nil {
-		return Deployment{}, err
-	}
-	if !ok {
-		return Deployment{}, noArtifact(digest)
-	}
-	if err := c.cfg.Gate.Check(ctx, a, v.Runtime, v.Handler); err != nil {
-		return Deployment{}, err
-	}
-	v.Tenant, v.Artifact = p.Tenant, a
-	v.CreatedAt, v.CreatedBy = now, p.String()
-	if v.Digest, err = contentDigest(&v); err != nil {
-		return Deployment{}, err
-	}
-	known := false
-	if c.cfg.Compile != nil && v.Runtime == bawn.Wasm && !dryRun {
-		if _, known = c.sameContent(&v); !known {
-			if v.Compiled, err = c.compile(ctx, &v); err != nil {
-				return Deployment{}, err
-			}
+	if f, _, _ := c.functions.Get(functionKey(p.Tenant, name)); !dryRun && (!known || f.Aliases[bawn.LiveAlias] != old.Number) {
+		proven := &v
+		if known {
+			proven = &old
+		}
+		if err := c.prove(ctx, p, proven); err != nil {
+			return Deployment{}, err
 		}
 	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if v.Compiled != nil {
-		// What was compiled for nothing goes again.
-		defer func() {
-			key := artifactKey(p.Tenant, v.Compiled.Digest)
-			if c.inUse()[key] {
-				return
-			}
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), changeTimeout)
-			defer cancel()
-			if left := c.dropArtifact(ctx, key, v.Compiled.Digest); err == nil {
-				err = left
-			}
-		}()
-	}
 	if _, _, ok := c.artifacts.Get(artifactKey(p.Tenant, digest)); !ok {
 		return Deployment{}, noArtifact(digest) // went while it was looked at
 	}
@@ -285,6 +254,43 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 	return d, nil
 }
 
+// candidate checks what is to be deployed and returns it as a version without a
+// number.
+func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string) (bawn.Version, error) {
+	const op = "control.deploy"
+	if err := bawn.CheckDigest(digest); err != nil {
+		return bawn.Version{}, err
+	}
+	if err := c.onFunction(ctx, p, policy.Deploy, name); err != nil {
+		return bawn.Version{}, err
+	}
+	v, err := manifest.Compile(name, spec)
+	if err != nil {
+		return bawn.Version{}, err
+	}
+	now := c.cfg.Now().UTC()
+	for _, r := range v.Perimeter.Ingress.HTTP {
+		if pub := r.Access.Public; pub != nil && !pub.Open(now) {
+			return bawn.Version{}, bawn.Errorf(bawn.CodeUnprocessable, op, "the route %s %s: public access ended on %s already", r.Method, r.Path, lastDay(pub)).
+				WithFix("give access.public.until a day that is still to come, or take public away")
+		}
+	}
+	a, ok, err := c.artifact(ctx, p.Tenant, digest)
+	if err != nil {
+		return bawn.Version{}, err
+	}
+	if !ok {
+		return bawn.Version{}, noArtifact(digest)
+	}
+	if err := c.cfg.Gate.Check(ctx, a, v.Runtime, v.Handler); err != nil {
+		return bawn.Version{}, err
+	}
+	v.Tenant, v.Artifact = p.Tenant, a
+	v.CreatedAt, v.CreatedBy = now, p.String()
+	v.Digest, err = contentDigest(&v)
+	return v, err
+}
+
 func noArtifact(digest string) *bawn.Error {
 	return bawn.Errorf(bawn.CodeNotFound, "control.deploy", "there is no package %s", digest).WithFix("upload it first: PUT /v1/artifacts/%s", digest)
 }
@@ -301,7 +307,8 @@ func contentDigest(v *bawn.Version) (string, error) {
 		Owner       string            `json:"owner"`
 		Environment map[string]string `json:"environment"`
 		Perimeter   bawn.Perimeter    `json:"perimeter"`
-	}{v.Artifact.Digest, v.Runtime, v.Handler, v.Description, v.Owner, v.Environment, v.Perimeter})
+		Tests       []bawn.Test       `json:"tests,omitempty"`
+	}{v.Artifact.Digest, v.Runtime, v.Handler, v.Description, v.Owner, v.Environment, v.Perimeter, v.Tests})
 	if err != nil {
 		return "", bawn.Wrap(err, bawn.CodeInternal, "control.deploy", "the version cannot be written as JSON")
 	}

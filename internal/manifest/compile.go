@@ -65,6 +65,9 @@ func Compile(name string, f Function) (bawn.Version, error) {
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
 	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))
+	for _, t := range f.Tests {
+		v.Tests = append(v.Tests, t.compile())
+	}
 	return v, nil
 }
 

@@ -263,6 +263,9 @@ func functionFields() object[Function] {
 			}
 		},
 		strayed: func(name string) error {
+			if name == "tests" {
+				return &wrong{"tests stand in a file of their own beside this one, " + TestFileName, ""}
+			}
 			for block, names := range map[string][]string{"ingress": fieldNames(ingress), "interior": fieldNames(interior), "egress": fieldNames(egress), "evidence": fieldNames(evidence)} {
 				if slices.Contains(names, name) {
 					return &wrong{fmt.Sprintf("field %q belongs under %s", name, block), ""}

@@ -32,6 +32,7 @@ __pycache__
 node_modules/.cache
 node_modules/.bin
 /bawn.yaml
+/bawn.test.yaml
 /.bawnignore
 `
 

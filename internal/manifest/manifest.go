@@ -37,6 +37,7 @@ type Function struct {
 	Interior    Interior          `json:"interior,omitzero"`
 	Egress      Egress            `json:"egress,omitzero"`
 	Evidence    Evidence          `json:"evidence,omitzero"`
+	Tests       []Test            `json:"tests,omitempty"` // they stand in a file of their own; see [ParseTests]
 }
 
 // CodePath returns Code, or "." where none was written.

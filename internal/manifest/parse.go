@@ -55,31 +55,38 @@ func (e *SyntaxError) Error() string { return fmt.Sprintf("%d problems", len(e.P
 // any, is a [*bawn.Error] with code [bawn.CodeInvalid] for what is no YAML and
 // [bawn.CodeUnprocessable] for what Bawn does not accept.
 func Parse(name string, data []byte) (*File, error) {
-	d := &decoder{file: name}
+	var f File
+	if err := parse(&decoder{file: name, what: "manifest"}, data, manifestFields(), &f); err != nil {
+		return nil, err
+	}
+	return &f, nil
+}
+
+// parse reads a file of one YAML document into t.
+func parse[T any](d *decoder, data []byte, o object[T], t *T) error {
 	if len(data) > maxManifestBytes {
-		return nil, bawn.Errorf(bawn.CodeTooLarge, "manifest", "%s has %d bytes, at most %d are allowed", name, len(data), maxManifestBytes).
-			WithFix("split it into several manifests")
+		return bawn.Errorf(bawn.CodeTooLarge, "manifest", "%s has %d bytes, at most %d are allowed", d.file, len(data), maxManifestBytes).
+			WithFix("split it into several %ss", d.what)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, more yaml.Node
 	if err := dec.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
-		return nil, d.syntax(err, data)
+		return d.syntax(err, data)
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 {
-		d.report(&yaml.Node{Line: 1, Column: 1}, "", "the manifest is empty", "functions:")
-		return nil, d.err()
+		d.report(&yaml.Node{Line: 1, Column: 1}, "", "the "+d.what+" is empty", o.fields[0].name+":")
+		return d.err()
 	}
 	switch err := dec.Decode(&more); {
 	case err == nil:
-		d.report(&more, "", "a second document begins here; a manifest is one document", "")
+		d.report(&more, "", "a second document begins here; a "+d.what+" is one document", "")
 	case !errors.Is(err, io.EOF):
-		return nil, d.syntax(err, data)
+		return d.syntax(err, data)
 	}
-	var f File
 	if d.tame(doc.Content[0], 0) {
-		manifestFields().read(d, doc.Content[0], "", &f)
+		o.read(d, doc.Content[0], "", t)
 	}
-	return &f, d.err()
+	return d.err()
 }
 
 // ParseFunctionJSON reads one function from JSON, with the same fields and the
@@ -94,7 +101,9 @@ func ParseFunctionJSON(data []byte) (Function, error) {
 	if err != nil {
 		return f, bawn.Wrap(err, bawn.CodeInvalid, "manifest", "the function is not valid JSON: %s", err)
 	}
-	functionFields().read(d, n, "", &f)
+	o := functionFields()
+	o.fields = append(o.fields, testsField())
+	o.read(d, n, "", &f)
 	if err := d.err(); err != nil {
 		return Function{}, err
 	}
@@ -158,9 +167,10 @@ func jsonNode(data []byte) (*yaml.Node, error) {
 	return n, nil
 }
 
-// decoder collects the problems of one manifest.
+// decoder collects the problems of one file.
 type decoder struct {
 	file     string
+	what     string // kind of file it is: manifest
 	problems []Problem
 	dropped  int
 }
@@ -205,6 +215,9 @@ func (d *decoder) err() error {
 		lines = append(lines, fmt.Sprintf("and %d more", d.dropped))
 	}
 	e := bawn.Wrap(&SyntaxError{d.problems}, bawn.CodeUnprocessable, "manifest", "%s", strings.Join(lines, "\n"))
+	if d.what == testFile {
+		return e.WithFix("mend the test file; docs/guide/testing.md lists its fields")
+	}
 	return e.WithFix("mend the manifest; docs/reference/manifest.md lists its fields, `bawn init` writes one that is right")
 }
 
