@@ -69,6 +69,7 @@ scripts/testsum:
 // that ends in "/" is meant where the folder stands.
 const doors = `
 github.com/nats-io/: internal/store
+github.com/cedar-policy/: internal/policy
 golang.org/x/sys/: internal/sandbox/ cmd/bawn-sandbox
 github.com/landlock-lsm/: cmd/bawn-sandbox
 gvisor.dev/: internal/sandbox/

@@ -18,7 +18,7 @@ func (g *Gate) checkKnown(ctx context.Context, c *bawn.Call, a *Admission) error
 		return a.unauthenticated()
 	case foreign(c):
 		// Decided and recorded as if it were there: the time that takes must not tell.
-		if _, err := g.authorize(ctx, c, c.Target, nil); err != nil {
+		if _, err := g.authorize(ctx, c, c.Target, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -39,7 +39,7 @@ const anonymous = "anonymous"
 // checkAuthorize asks the policy, which records what it decides. What cannot
 // be recorded is refused.
 func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) error {
-	d, err := g.authorize(ctx, c, a.Version.Ref(), a.public)
+	d, err := g.authorize(ctx, c, a.Version.Ref(), a.Version, a.public)
 	switch {
 	case err != nil:
 		return err
@@ -53,7 +53,7 @@ func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) e
 	return bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
 }
 
-func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, public *bawn.PublicAccess) (policy.Decision, error) {
+func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, v *bawn.Version, public *bawn.PublicAccess) (policy.Decision, error) {
 	return g.cfg.Policy.Authorize(ctx, policy.Request{
 		Principal:  c.Principal,
 		Action:     policy.Invoke,
@@ -61,6 +61,9 @@ func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, public
 		Invocation: c.ID,
 		Source:     c.Source,
 		Public:     public,
+		Trigger:    c.Trigger,
+		Route:      c.Route,
+		Target:     v,
 	})
 }
 

@@ -4,11 +4,13 @@ package policy
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/cedar-policy/cedar-go/types"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/evidence"
@@ -108,6 +110,17 @@ type Engine struct {
 	log *evidence.Log
 	now func() time.Time
 
+	grammar  *grammar
+	base     *set
+	guards   atomic.Pointer[guards]
+	compiled compiled
+	entities entities
+
+	// What most questions need is made once.
+	call                          types.EntityUID
+	anonymous, self, installation *types.Entity
+	isPublic, notPublic           types.Record
+
 	// The refusals of strangers, each door with a burst of its own: a flood at
 	// the public one must not hide who tries the other.
 	calls, rest burst
@@ -145,13 +158,34 @@ func (b *burst) lost(n int) {
 	b.left += n
 }
 
-// New returns an engine that records in log. now is the clock; nil means
-// [time.Now].
+// New returns an engine without guardrails that records in log. now is the
+// clock; nil means [time.Now]. It panics if the rules that are part of the
+// program cannot be read, which a test rules out.
 func New(log *evidence.Log, now func() time.Time) *Engine {
 	if now == nil {
 		now = time.Now
 	}
-	return &Engine{log: log, now: now}
+	g, err := newGrammar()
+	if err != nil {
+		panic(err)
+	}
+	base, err := loadBase(g)
+	if err != nil {
+		panic(err)
+	}
+	actions := make([]types.EntityUID, 0, len(g.fits))
+	for a := range g.fits {
+		actions = append(actions, actionUID(a))
+	}
+	return &Engine{
+		log: log, now: now, grammar: g, base: newSet(base, actions, nil),
+		call:         actionUID(Call),
+		anonymous:    &types.Entity{UID: types.NewEntityUID(typeAnonymous, bawn.PrincipalAnonymous)},
+		self:         &types.Entity{UID: types.NewEntityUID(typeNode, bawn.PrincipalNode)},
+		installation: &types.Entity{UID: types.NewEntityUID(typeInstallation, "this")},
+		isPublic:     types.NewRecord(types.RecordMap{"public": types.True}),
+		notPublic:    types.NewRecord(types.RecordMap{"public": types.False}),
+	}
 }
 
 // Authorize decides req and records the decision; allowed reads are not
@@ -164,7 +198,7 @@ func New(log *evidence.Log, now func() time.Time) *Engine {
 // do not wait for the disk.
 func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	now := e.now()
-	d := e.decide(req, now)
+	d := e.decide(&req, now)
 	if d.Allow && reads(req.Action) {
 		return d, nil
 	}
@@ -174,13 +208,17 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	}
 	if n, ok := req.Resource.Version(); ok {
 		r.Version = n
-	} else if q := req.Resource.Qualifier; q != "" {
-		r.Detail = map[string]string{"alias": q}
 	}
+	r.Detail = detail(&req, &d)
 	if !d.Allow {
 		r.Outcome = "deny"
-		if r.Control = "A10"; req.Action == Invoke {
+		switch {
+		case req.Caller != nil || len(req.Chain) > 0:
+			r.Control = "A7"
+		case req.Action == Invoke:
 			r.Control = "A11"
+		default:
+			r.Control = "A10"
 		}
 	}
 	record := e.log.Append
@@ -197,9 +235,53 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	return d, nil
 }
 
+// maxDetail bounds the text of a chain or of ids in a record.
+const maxDetail = 1024
+
+// detail is what a record says of a decision beside its own fields. It is nil
+// if there is nothing.
+func detail(req *Request, d *Decision) map[string]string {
+	m := make(map[string]string, 4)
+	if q := req.Resource.Qualifier; q != "" {
+		if _, ok := req.Resource.Version(); !ok {
+			m["alias"] = q
+		}
+	}
+	if req.Object.Kind != "" {
+		m["object"] = string(req.Object.Kind) + ":" + req.Object.ID
+	}
+	if len(d.Policies) > 0 {
+		m["policies"] = bounded(strings.Join(d.Policies, ","))
+	}
+	if req.Origin.Kind != "" {
+		m["origin"] = req.Origin.String()
+	}
+	if len(req.Chain) > 0 {
+		var b strings.Builder
+		for i, r := range req.Chain {
+			if i > 0 {
+				b.WriteByte(' ')
+			}
+			b.WriteString(r.Function + "@" + r.Qualifier)
+		}
+		m["chain"], m["depth"] = bounded(b.String()), strconv.Itoa(len(req.Chain))
+	}
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+func bounded(s string) string {
+	if len(s) <= maxDetail {
+		return s
+	}
+	return s[:maxDetail] + "…"
+}
+
 // Allows reports what Authorize would decide, and records nothing: it is for
 // what is offered beside what was asked for, never for what is then done.
-func (e *Engine) Allows(req Request) bool { return e.decide(req, e.now()).Allow }
+func (e *Engine) Allows(req Request) bool { return e.decide(&req, e.now()).Allow }
 
 // Refused records that a request to the control API from source came without a
 // good credential, in the bounds of the denials of [Engine.Authorize]. An error
@@ -232,81 +314,3 @@ func (e *Engine) refuse(ctx context.Context, door *burst, r bawn.Record) error {
 }
 
 func reads(a Action) bool { return a == Read || a == Logs || a == Events || a == Node }
-
-// decide answers req without recording. What no rule allows is denied.
-func (e *Engine) decide(req Request, now time.Time) Decision {
-	p := req.Principal
-	if req.Resource.Tenant == "" {
-		return Decision{Reason: "the request names no tenant"}
-	}
-	if len(req.Chain) > 0 || req.Caller != nil {
-		return Decision{Reason: "functions cannot call functions on this node"}
-	}
-	if req.Action == Invoke && req.Public.Open(now) {
-		return Decision{Allow: true, Reason: "the route is public: " + req.Public.Reason}
-	}
-	switch p.Kind {
-	case "key":
-		return e.decideKey(req, now)
-	case "node":
-		if p.ID == "" {
-			break
-		}
-		return Decision{Allow: true, Reason: "the node itself"}
-	case "anonymous":
-		d := Decision{Reason: "a credential is needed", Fix: "send a key as Authorization: Bearer KEY; an administrator makes one with: bawn key create"}
-		if req.Action == Invoke && req.Public != nil {
-			d.Reason = "the route was public until " + req.Public.Until.UTC().Format(time.DateOnly) + " and needs a credential now"
-		}
-		return d
-	}
-	return Decision{Reason: "the caller is not known", Fix: "send a key as Authorization: Bearer KEY"}
-}
-
-func (e *Engine) decideKey(req Request, now time.Time) Decision {
-	p := req.Principal
-	// The same answer whether the other tenant has such a thing or not.
-	if p.ID == "" || p.Tenant == "" || p.Tenant != req.Resource.Tenant {
-		return Decision{Reason: "the key is not of this tenant", Fix: "use a key of the tenant that owns the function"}
-	}
-	var with bawn.Role
-	for _, r := range p.Roles {
-		if slices.Contains(actionsOf(r), req.Action) {
-			with = r
-			break
-		}
-	}
-	if with == "" {
-		return Decision{
-			Reason: "the role " + rolesText(p.Roles) + " does not include " + string(req.Action),
-			Fix:    "use a key with another role; an administrator makes one with: bawn key create",
-		}
-	}
-	if with == bawn.RoleInvoker && len(p.Functions) > 0 && !slices.Contains(p.Functions, req.Resource.Function) {
-		return Decision{Reason: "the key is held to other functions", Fix: "use a key that names this function"}
-	}
-	return Decision{Allow: true, Reason: "the role " + string(with)}
-}
-
-func rolesText(roles []bawn.Role) string {
-	names := make([]string, len(roles))
-	for i, r := range roles {
-		names[i] = string(r)
-	}
-	return strings.Join(names, ", ")
-}
-
-// actionsOf is the table of roles. A role that is not in it may do nothing.
-func actionsOf(r bawn.Role) []Action {
-	switch r {
-	case bawn.RoleAdmin, bawn.RoleOperator:
-		return []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node, Inspect}
-	case bawn.RoleDeployer:
-		return []Action{Deploy, Read, Remove, Logs, Events, Node}
-	case bawn.RoleInvoker:
-		return []Action{Invoke}
-	case bawn.RoleViewer:
-		return []Action{Read, Logs, Events, Node}
-	}
-	return nil
-}

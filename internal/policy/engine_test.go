@@ -31,22 +31,40 @@ func key(tenant string, role bawn.Role, functions ...string) bawn.Principal {
 	return bawn.Principal{Kind: "key", ID: "0123", Tenant: tenant, Roles: []bawn.Role{role}, Functions: functions}
 }
 
-// The whole table, every role by every action.
-func TestRoles(t *testing.T) {
+// The whole table, every role by every action; control A9.
+func TestA9Roles(t *testing.T) {
 	e, _, _ := open(t, nil)
+	actions := []Action{
+		Invoke, Deploy, Approve, Read, Remove, Logs, Events, Audit, Keys, Identities, Policies, Node, Test, Inspect, Grant,
+		Tenants, Backup, Call, Secret, Egress, Publish,
+	}
+	if len(actions) != len(e.grammar.fits) {
+		t.Errorf("%d actions are tested, the schema has %d", len(actions), len(e.grammar.fits))
+	}
 	want := map[bawn.Role]string{
-		//                    invoke deploy read remove logs events keys node inspect
-		bawn.RoleAdmin:    "yyyyyyyyy",
-		bawn.RoleDeployer: "nyyyyynyn",
-		bawn.RoleInvoker:  "ynnnnnnnn",
-		bawn.RoleViewer:   "nnynyynyn",
-		"":                "nnnnnnnnn",
-		"root":            "nnnnnnnnn",
+		//                       people                installation, functions
+		//                       idarrleakipntig       tb            csep
+		bawn.RoleOperator:    "yyyyyyyyyyyyyyy" + "yy" + "nnnn",
+		bawn.RoleAdmin:       "yyyyyyyyyyyyyyy" + "nn" + "nnnn",
+		bawn.RoleDeployer:    "nynyyyynnnnyynn" + "nn" + "nnnn",
+		bawn.RolePolicyAdmin: "nnyynnnnnnynnnn" + "nn" + "nnnn",
+		bawn.RoleSecretAdmin: "nnnynnnnnnnnnny" + "nn" + "nnnn",
+		bawn.RoleAuditor:     "nnnynyyynnnynnn" + "nn" + "nnnn",
+		bawn.RoleInvoker:     "ynnnnnnnnnnnnnn" + "nn" + "nnnn",
+		bawn.RoleViewer:      "nnnynyynnnnynnn" + "nn" + "nnnn",
+		"":                   "nnnnnnnnnnnnnnn" + "nn" + "nnnn",
+		"root":               "nnnnnnnnnnnnnnn" + "nn" + "nnnn",
+		"ops":                "nnnnnnnnnnnnnnn" + "nn" + "nnnn",
+	}
+	for _, r := range bawn.Roles() {
+		if want[r] == "" {
+			t.Errorf("the role %s is not tested", r)
+		}
 	}
 	for role, row := range want {
 		got := ""
-		for _, a := range []Action{Invoke, Deploy, Read, Remove, Logs, Events, Keys, Node, Inspect} {
-			req := Request{Principal: key("main", role), Action: a, Resource: bawn.Ref{Tenant: "main", Function: "f"}}
+		for _, a := range actions {
+			req := about(key("main", role), a, "main", "f")
 			d, err := e.Authorize(t.Context(), req)
 			if err != nil {
 				t.Fatal(err)
@@ -59,14 +77,61 @@ func TestRoles(t *testing.T) {
 			} else if got += "n"; d.Reason == "" || d.Fix == "" {
 				t.Errorf("%s %s: a denial without a reason and a way out: %+v", role, a, d)
 			}
-			// Nobody reaches into another tenant.
-			d, err = e.Authorize(t.Context(), Request{Principal: key("main", role), Action: a, Resource: bawn.Ref{Tenant: "other", Function: "f"}})
-			if d.Allow || err != nil {
-				t.Errorf("%s may %s in another tenant: %v", role, a, err)
+			// Nobody reaches into another tenant, but for the operator, to whom
+			// tenants are things.
+			want := role == bawn.RoleOperator && (a == Tenants || a == Backup)
+			d, err = e.Authorize(t.Context(), about(key("main", role), a, "other", "f"))
+			if d.Allow != want || err != nil {
+				t.Errorf("%s may %s in another tenant: %v %v", role, a, d, err)
+			}
+			// An operator of another tenant is nobody.
+			if d, err := e.Authorize(t.Context(), about(key("other", role), a, "other", "f")); err != nil || d.Allow && (role == bawn.RoleOperator || a == Node || a == Tenants || a == Backup) {
+				t.Errorf("in another tenant %s may %s there: %+v %v", role, a, d, err)
 			}
 		}
 		if got != row {
 			t.Errorf("%s: %s, want %s", role, got, row)
+		}
+	}
+}
+
+// about asks for what an action is for.
+func about(p bawn.Principal, a Action, tenant, function string) Request {
+	req := Request{Principal: p, Action: a, Resource: bawn.Ref{Tenant: tenant, Function: function}}
+	switch a {
+	case Audit, Keys, Identities, Policies, Node, Tenants:
+		req.Resource.Function = ""
+	case Backup:
+		req.Object = Object{Kind: Installation}
+	case Grant, Secret:
+		req.Object = Object{Vault, "stripe"}
+	case Egress:
+		req.Object = Object{Host, "api.example:443"}
+	case Publish:
+		req.Object = Object{Topic, "orders"}
+	}
+	return req
+}
+
+// Whoever is held to some functions reaches no other, whatever his role.
+func TestHeldToFunctions(t *testing.T) {
+	e, _, _ := open(t, nil)
+	for _, role := range bawn.Roles() {
+		for a := range e.grammar.fits {
+			held := key("main", role, "f")
+			mine, others := e.Allows(about(held, a, "main", "f")), e.Allows(about(held, a, "main", "g"))
+			if free := e.Allows(about(key("main", role), a, "main", "f")); mine && !free {
+				t.Errorf("%s may %s only because it is held", role, a)
+			} else if fit := about(held, a, "main", "f"); free && !mine && fit.Object.Kind == "" && fit.Resource.Function != "" {
+				t.Errorf("%s may not %s its own function", role, a)
+			}
+			if others {
+				t.Errorf("%s held to f may %s g", role, a)
+			}
+			tenant := e.Allows(Request{Principal: held, Action: a, Resource: bawn.Ref{Tenant: "main"}})
+			if tenant && a != Deploy && a != Read {
+				t.Errorf("%s held to f may %s the tenant", role, a)
+			}
 		}
 	}
 }
@@ -77,9 +142,15 @@ func TestInvoke(t *testing.T) {
 	e, _, _ := open(t, func() time.Time { return now })
 	public := &bawn.PublicAccess{Reason: "landing page", Until: end}
 	f := bawn.Ref{Tenant: "main", Function: "f"}
+	route := &bawn.Route{Method: "GET", Path: "/f", Access: bawn.Access{Public: public}}
+	version := &bawn.Version{Tenant: "main", Function: "f", Number: 1, Perimeter: bawn.Perimeter{Ingress: bawn.Ingress{HTTP: []bawn.Route{*route}}}}
 	ask := func(p bawn.Principal, action Action, r bawn.Ref, public *bawn.PublicAccess) Decision {
 		t.Helper()
-		d, err := e.Authorize(t.Context(), Request{Principal: p, Action: action, Resource: r, Public: public})
+		req := Request{Principal: p, Action: action, Resource: r, Public: public}
+		if public != nil {
+			req.Route, req.Target = route, version
+		}
+		d, err := e.Authorize(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +203,11 @@ func TestRecords(t *testing.T) {
 	}{
 		{key("main", bawn.RoleAdmin), Invoke}, {key("main", bawn.RoleAdmin), Read}, {key("main", bawn.RoleAdmin), Keys}, {bawn.Anonymous(), Logs},
 	} {
-		if _, err := e.Authorize(t.Context(), Request{Principal: x.p, Action: x.a, Resource: f, Invocation: "i1", Source: "192.0.2.1"}); err != nil {
+		req := Request{Principal: x.p, Action: x.a, Resource: f, Invocation: "i1", Source: "192.0.2.1"}
+		if x.a == Keys {
+			req.Resource = bawn.Ref{Tenant: "main"}
+		}
+		if _, err := e.Authorize(t.Context(), req); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -143,7 +218,7 @@ func TestRecords(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	want := "decision invoke allow key:0123 main f 7 i1 192.0.2.1\ndecision keys allow key:0123 main f 7 i1 192.0.2.1\ndecision logs deny anonymous:anonymous main f 7 i1 192.0.2.1\n"
+	want := "decision invoke allow key:0123 main f 7 i1 192.0.2.1\ndecision keys allow key:0123 main  0 i1 192.0.2.1\ndecision logs deny anonymous:anonymous main f 7 i1 192.0.2.1\n"
 	if got != want {
 		t.Fatalf("got\n%swant\n%s", got, want)
 	}
