@@ -35,7 +35,8 @@ internal/sandbox/linux/wire: internal/sandbox/linux/cgroup
 internal/sandbox/sandboxtest: . internal/sandbox
 internal/sandbox/sandboxtest/actor:
 
-internal/evidence: . internal/store
+internal/evidence: . internal/evidence/tlog internal/store
+internal/evidence/tlog: .
 internal/policy: . internal/evidence
 internal/identity: . internal/store
 
@@ -78,6 +79,8 @@ github.com/danielgtaylor/huma/: internal/api
 github.com/spf13/: internal/cli
 github.com/schollz/progressbar/: internal/cli
 golang.org/x/term: internal/cli
+golang.org/x/mod/: internal/evidence/tlog
+github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
 github.com/prometheus/: internal/node

@@ -20,6 +20,7 @@ type Record struct {
 	Reason     string            `json:"reason,omitempty"`
 	Control    string            `json:"control,omitempty" doc:"the control that stopped it, such as B7"`
 	Detail     map[string]string `json:"detail,omitempty"`
+	Index      int64             `json:"index,omitempty" doc:"of the entry in the audit log; set when it is read"`
 }
 
 // RecordKind says what a [Record] is about.

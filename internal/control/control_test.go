@@ -62,7 +62,7 @@ func (p *plane) open() {
 	}
 	s, err := store.Open(ctx, store.Config{Dir: filepath.Join(p.dir, "store")})
 	check(err)
-	log, err := evidence.Open(ctx, s, evidence.Config{})
+	log, err := evidence.Open(ctx, evidence.Config{Dir: filepath.Join(p.dir, "audit"), Key: make([]byte, 32)})
 	check(err)
 	logs, err := evidence.OpenLogs(ctx, s, evidence.LogsConfig{})
 	check(err)

@@ -1,18 +1,52 @@
 package evidence
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence/tlog"
 )
 
 // The encoders here write the same JSON as encoding/json would, with the text
 // cleaned on the way, in a quarter of the time: two records and a few lines are
 // written for every call. A test holds them to every field of the types.
 
-// appendRecord appends r as one line.
+// encode returns r as an entry of the log. A record that is larger than an
+// entry may be, which only text that was made for it can bring about, loses
+// details, the longest first, and says how many.
+func encode(r *bawn.Record) []byte {
+	b := appendRecord(make([]byte, 0, 512), r)
+	if len(b) <= tlog.MaxEntry {
+		return b
+	}
+	cut := *r
+	cut.Detail = maps.Clone(r.Detail)
+	h := sha256.Sum256(b)
+	for n := 1; len(b) > tlog.MaxEntry && len(cut.Detail) > 0; n++ {
+		longest := ""
+		for k, v := range cut.Detail {
+			if k != truncatedDetail && (longest == "" || len(k)+len(v) > len(longest)+len(cut.Detail[longest])) {
+				longest = k
+			}
+		}
+		if longest == "" {
+			break // the rest has bounds of its own
+		}
+		delete(cut.Detail, longest)
+		cut.Detail[truncatedDetail] = fmt.Sprintf("%d entries are left out of a record of sha256:%x", max(0, len(r.Detail)-maxDetail)+n, h)
+		b = appendRecord(b[:0], &cut)
+	}
+	return b
+}
+
+// truncatedDetail is the detail that says how many are left out.
+const truncatedDetail = "truncated"
+
+// appendRecord appends r as JSON.
 func appendRecord(b []byte, r *bawn.Record) []byte {
 	b = append(b, `{"id":`...)
 	b = appendText(b, clean(r.ID, maxName, false))
@@ -53,7 +87,8 @@ func appendRecord(b []byte, r *bawn.Record) []byte {
 		}
 		b = append(b, '}')
 	}
-	return append(b, '}', '\n')
+	b = appendNumber(b, `,"index":`, int(r.Index))
+	return append(b, '}')
 }
 
 // appendLine appends x as one line.

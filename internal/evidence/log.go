@@ -1,170 +1,165 @@
 // Package evidence keeps what happened: records of decisions, changes,
 // outcomes and blocked attempts in a [Log], and the functions' lines in
-// [Logs]. Both put many entries into one message of the store, because each
-// message costs one sync of the disk.
+// [Logs]. The records are entries of a Merkle log on plain files, see package
+// tlog; the lines are messages of the store, many to one, because each message
+// costs one sync of the disk.
 package evidence
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
+	"sort"
+	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence/tlog"
 	"bawn.dev/bawn/internal/store"
 )
 
 const (
-	maxBatch      = 512 << 10 // bytes of records in one message
-	maxQueue      = 16 << 20  // bytes of records that wait for the disk
-	gatherFor     = 3 * time.Millisecond
-	retryFirst    = 50 * time.Millisecond
-	retryLast     = 2 * time.Second
+	maxBatch      = 512 << 10 // bytes of lines in one message
 	maxLimit      = 100_000
 	publishWithin = 20 * time.Second
-	subject       = "records"
 	defaultBytes  = 4 << 30
 	defaultAge    = 400 * 24 * time.Hour
+	pruneEvery    = 10 * time.Minute
 )
 
 // Config sets up a [Log].
 type Config struct {
+	Dir      string        // the log's folder, made if missing
+	Origin   string        // the log's name in its checkpoints; "bawn" if empty
+	Key      []byte        // seed of the Ed25519 key that signs them: 32 bytes
 	Log      *slog.Logger  // takes failures to write; nil discards
 	MaxBytes int64         // on disk, after which the oldest records go; 0 means 4 GiB or an eighth of the disk, whichever is less
 	MaxAge   time.Duration // after which records go; 0 means 400 days
+
+	// Before holds the records of a Bawn that kept them in the store; they are
+	// taken over once. Nil means that there are none.
+	Before *store.Store
 }
 
 // Log is the record of everything that was decided and done. Nothing in it can
-// be changed or deleted, except by age and by size. It is safe for concurrent
-// use.
+// be changed or deleted, except by age and by size, and anybody with its public
+// key can verify that. It is safe for concurrent use.
 type Log struct {
-	stream *store.Stream
-	log    *slog.Logger
-	ended  chan struct{} // closed when the writer has ended
-
-	mu     sync.Mutex
-	queue  []entry
-	bytes  int   // of the queue
-	urgent int   // entries of the queue that somebody waits for
-	busy   int   // bytes that the writer has taken and not written yet
-	broken error // why the last write failed; nil after one that did not
-	closed bool
-	wake   chan struct{} // of capacity 1: there is something to write
+	*tlog.Log
+	cfg  Config
+	stop context.CancelFunc
+	done sync.WaitGroup
 }
 
-// entry is a record that waits for the disk.
-type entry struct {
-	line    []byte // JSON and a line end
-	durable chan error
-}
-
-// Open opens the log that the store holds.
-func Open(ctx context.Context, s *store.Store, cfg Config) (*Log, error) {
+// Open opens the log. If the run before did not end, the first record says so,
+// and what of it may be lost.
+func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = diskShare(s, defaultBytes)
-	}
-	if cfg.MaxAge == 0 {
-		cfg.MaxAge = defaultAge
-	}
-	st, err := store.OpenStream(ctx, s, store.StreamConfig{Name: "evidence", MaxBytes: cfg.MaxBytes, MaxAge: cfg.MaxAge, AppendOnly: true})
+	cfg.Origin = cmp.Or(cfg.Origin, "bawn")
+	cfg.MaxAge = cmp.Or(cfg.MaxAge, defaultAge)
+	t, err := tlog.Open(tlog.Config{Dir: cfg.Dir, Origin: cfg.Origin, Seed: cfg.Key, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{stream: st, log: cfg.Log, ended: make(chan struct{}), wake: make(chan struct{}, 1)}
-	go l.writer()
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = diskShare(diskBytes(cfg.Dir), defaultBytes)
+	}
+	l := &Log{Log: t, cfg: cfg}
+	if cfg.Before != nil {
+		if err := l.takeOver(ctx); err != nil {
+			return nil, errors.Join(err, t.Close())
+		}
+	}
+	if err := l.recovered(ctx); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	background, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	l.done.Go(func() { l.pruner(background) })
 	return l, nil
+}
+
+func diskBytes(dir string) int64 {
+	var st syscall.Statfs_t
+	if syscall.Statfs(dir, &st) != nil {
+		return 0
+	}
+	return int64(st.Blocks) * int64(st.Bsize)
 }
 
 // diskShare keeps the evidence from filling a small disk, which would stop the
 // node: old entries go instead.
-func diskShare(s *store.Store, most int64) int64 {
-	if disk := s.DiskBytes(); disk > 0 {
+func diskShare(disk, most int64) int64 {
+	if disk > 0 {
 		return max(min(most, disk/8), 4<<20)
 	}
 	return most
+}
+
+// recovered records that the run before did not end, and what came of it.
+func (l *Log) recovered(ctx context.Context) error {
+	r := l.Recovery()
+	if r.Clean {
+		return nil
+	}
+	rec := bawn.Record{Kind: bawn.KindNode, Tenant: bawn.DefaultTenant, Action: "audit.recover", Outcome: "ok",
+		Reason: "the run before did not end in order; every record that was acknowledged is here",
+		Detail: map[string]string{"checkpoint": strconv.FormatInt(r.Durable, 10), "replayed": strconv.FormatInt(r.Replayed, 10), "torn": strconv.FormatInt(r.Torn, 10)}}
+	switch {
+	case r.Missing > 0:
+		rec.Outcome, rec.Reason = "error", "the run before did not end in order, and its spool is damaged: records are lost here"
+		rec.Detail["lost"] = strconv.FormatInt(r.Missing, 10)
+	case r.Rebooted:
+		rec.Outcome = "error"
+		rec.Reason = "the machine stopped while the node ran: here is a gap of at most a few milliseconds of allowed calls and outcomes; refusals and changes were on the disk"
+	}
+	return l.Append(ctx, rec)
 }
 
 // Append adds r. It is the only write to the evidence. ID and Time are set if
 // they are zero; text is bounded, and what could forge or hide an entry is
 // escaped.
 //
-// A decision that allows and an outcome are taken into a bounded queue that is
-// written every few milliseconds; Append returns at once. Everything else is
-// durable when Append returns nil. Records that wait at the same time share one
-// sync of the disk.
+// A decision that allows and an outcome are handed to the kernel: they survive
+// the end of the process at once, and that of the machine a few milliseconds
+// later. Everything else is on the disk when Append returns nil. Records that
+// wait at the same time share one sync.
 //
-// CodeUnavailable means that r is not known to be kept: the queue is full, the
-// store does not write, or ctx ended first. What was to be recorded must then
-// not be done.
+// CodeUnavailable means that r is not known to be kept: the disk is full or
+// fails, or ctx ended first. What was to be recorded must then not be done.
 func (l *Log) Append(ctx context.Context, r bawn.Record) error {
-	const op = "evidence.append"
 	if r.ID == "" {
 		r.ID = bawn.NewID()
 	}
 	if r.Time.IsZero() {
 		r.Time = time.Now()
 	}
-	e := entry{line: appendRecord(make([]byte, 0, 512), &r)}
-	if !(r.Kind == bawn.KindOutcome || r.Kind == bawn.KindDecision && r.Outcome == "allow") {
-		e.durable = make(chan error, 1)
+	r.Index = 0 // the log gives it
+	line := encode(&r)
+	var err error
+	if r.Kind == bawn.KindOutcome || r.Kind == bawn.KindDecision && r.Outcome == "allow" {
+		_, err = l.Log.Append(line)
+	} else {
+		_, err = l.Log.AppendDurable(ctx, line)
 	}
-	if err := l.enqueue(e); err != nil {
-		return err
-	}
-	if e.durable == nil {
-		return nil
-	}
-	select {
-	case err := <-e.durable:
-		return err
-	case <-ctx.Done():
-		return bawn.Wrap(ctx.Err(), bawn.CodeUnavailable, op, "the request ended before its record was kept")
-	}
-}
-
-func (l *Log) enqueue(e entry) error {
-	const op = "evidence.append"
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return bawn.Errorf(bawn.CodeUnavailable, op, "the node is stopping")
-	}
-	if l.broken != nil {
-		return unkept(l.broken)
-	}
-	if l.bytes+l.busy+len(e.line) > maxQueue {
-		return bawn.Errorf(bawn.CodeUnavailable, op, "evidence comes in faster than the disk takes it").
-			WithFix("try again in a moment; if it lasts, the data directory needs a faster disk")
-	}
-	l.queue = append(l.queue, e)
-	l.bytes += len(e.line)
-	if e.durable != nil {
-		l.urgent++
-	}
-	// The writer finds the rest by itself; waking it for each would cost more
-	// than the record.
-	if len(l.queue) == 1 || e.durable != nil || l.bytes >= maxBatch {
-		l.poke()
+	if err != nil {
+		return unkept(err)
 	}
 	return nil
 }
 
-func (l *Log) poke() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// unkept is the error of a record that cannot be kept. It keeps the store's
-// reason and way out.
+// unkept is the error of a record that cannot be kept. It keeps the reason and
+// the way out.
 func unkept(err error) error {
 	e := bawn.Wrap(err, bawn.CodeUnavailable, "evidence.append", "what happens cannot be recorded, so it must not happen")
 	var cause *bawn.Error
@@ -174,145 +169,128 @@ func unkept(err error) error {
 	return e
 }
 
-// writer writes batches until the log is closed and the queue is empty.
-func (l *Log) writer() {
-	defer close(l.ended)
-	wait := retryFirst
-	for {
-		l.mu.Lock()
-		n, closed, urgent := len(l.queue), l.closed, l.urgent > 0
-		l.mu.Unlock()
-		if n == 0 {
-			if closed {
-				return
-			}
-			<-l.wake
-			continue
-		}
-		if !urgent && !closed {
-			l.gather()
-		}
-		batch, data := l.take()
-		err := l.publish(data)
-		l.settle(batch, err)
-		if err == nil {
-			wait = retryFirst
-			continue
-		}
-		l.log.Error("evidence is not written: every call and change is refused until it is", "error", err)
-		if closed {
-			return // Close reports it
-		}
-		time.Sleep(wait)
-		wait = min(2*wait, retryLast)
-		l.probe()
-	}
+// Close puts everything under a last checkpoint and ends.
+func (l *Log) Close() error {
+	l.stop()
+	l.done.Wait()
+	return l.Log.Close()
 }
 
-// gather lets more records come, unless somebody waits for one.
-func (l *Log) gather() {
-	t := time.NewTimer(gatherFor)
+// pruner lets the oldest records go, by age and by size.
+func (l *Log) pruner(ctx context.Context) {
+	t := time.NewTicker(pruneEvery)
 	defer t.Stop()
 	for {
 		select {
-		case <-t.C:
+		case <-ctx.Done():
 			return
-		case <-l.wake:
-			l.mu.Lock()
-			urgent := l.closed || l.urgent > 0 || l.bytes >= maxBatch
-			l.mu.Unlock()
-			if urgent {
-				return
-			}
+		case <-t.C:
+		}
+		if err := l.prune(ctx); err != nil && ctx.Err() == nil {
+			l.cfg.Log.Warn("old records cannot be removed", "error", err)
 		}
 	}
 }
 
-// take removes the oldest records, as many as one message holds.
-func (l *Log) take() ([]entry, []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n, size := 0, 0
-	for n < len(l.queue) && (n == 0 || size+len(l.queue[n].line) <= maxBatch) {
-		size += len(l.queue[n].line)
-		n++
-	}
-	batch := l.queue[:n:n]
-	l.queue = l.queue[n:]
-	if len(l.queue) == 0 {
-		l.queue = nil // lets the array go
-	}
-	l.bytes -= size
-	l.busy = size
-	data := make([]byte, 0, size)
-	for _, e := range batch {
-		data = append(data, e.line...)
-		if e.durable != nil {
-			l.urgent--
+// prune removes what is over the limits, after a record that says so: who
+// verifies can tell it from a deletion.
+func (l *Log) prune(ctx context.Context) error {
+	first := l.First()
+	end := l.Checkpoint().Size / tlog.Bundle * tlog.Bundle
+	var sizes []int64
+	var total int64
+	oldest := time.Now().Add(-l.cfg.MaxAge)
+	keep := first // the first that is young enough
+	for i := first; i < end; i += tlog.Bundle {
+		stored, size := l.Stored(i)
+		sizes = append(sizes, size)
+		if total += size; stored.Before(oldest) {
+			keep = i + tlog.Bundle
 		}
 	}
-	return batch, data
+	for n, i := 0, first; i < end && (total > l.cfg.MaxBytes || i < keep); n, i = n+1, i+tlog.Bundle {
+		total -= sizes[n]
+		keep = max(keep, i+tlog.Bundle)
+	}
+	if keep == first {
+		return nil
+	}
+	before := strconv.FormatInt(keep, 10)
+	err := l.Append(ctx, bawn.Record{Kind: bawn.KindNode, Tenant: bawn.DefaultTenant, Action: tlog.PruneAction, Outcome: "ok",
+		Reason: "records over the limits of age or size go; their hashes stay", Detail: map[string]string{tlog.PruneBefore: before}})
+	if err == nil {
+		_, err = l.Publish(ctx)
+	}
+	if err == nil {
+		err = l.Prune(ctx, keep)
+	}
+	return err
 }
 
-func (l *Log) publish(data []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), publishWithin)
-	defer cancel()
-	return l.stream.Publish(ctx, subject, data, 0)
-}
+// importedMark is the detail of a record that was taken over.
+const importedMark = "imported"
 
-// settle answers those who wait. After a failure, the records that nobody
-// waits for go back to the front of the queue: they were accepted. The others
-// were refused; if the store kept them all the same, the evidence holds an
-// attempt that was refused, which is no lie.
-func (l *Log) settle(batch []entry, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.busy = 0
-	l.broken = err
+// takeOver appends the records that an older Bawn kept in the store, in their
+// order and each once, with a mark. It leaves those in the store, where they go
+// by age.
+func (l *Log) takeOver(ctx context.Context) error {
+	done := filepath.Join(l.cfg.Dir, "imported")
+	if _, err := os.Stat(done); err == nil {
+		return nil
+	}
+	there, err := l.cfg.Before.HasStream("evidence")
 	if err != nil {
-		// Nobody who waits is held up by a store that does not write.
-		waiting := l.queue
-		l.queue = slices.DeleteFunc(slices.Clone(batch), func(e entry) bool { return e.durable != nil })
-		for _, e := range waiting {
-			if e.durable == nil {
-				l.queue = append(l.queue, e)
-			} else {
-				batch = append(batch, e)
+		return err
+	}
+	n := int64(0)
+	if there {
+		st, err := store.OpenStream(ctx, l.cfg.Before, store.StreamConfig{Name: "evidence", MaxBytes: diskShare(l.cfg.Before.DiskBytes(), defaultBytes), MaxAge: defaultAge, AppendOnly: true})
+		if err != nil {
+			return err
+		}
+		// What an import that did not end has taken over is all there is yet.
+		have := l.Next()
+		err = st.Read(ctx, store.ReadConfig{}, func(m store.Message) error {
+			for line := range bytes.Lines(m.Data) {
+				if n++; n <= have {
+					continue
+				}
+				var r bawn.Record
+				if json.Unmarshal(line, &r) != nil {
+					r = bawn.Record{ID: bawn.NewID(), Time: m.Time, Kind: bawn.KindNode, Action: "audit.import", Outcome: "error",
+						Reason: "a record of the store cannot be read", Detail: map[string]string{"line": string(line)}}
+				}
+				if r.Detail == nil {
+					r.Detail = map[string]string{}
+				}
+				r.Detail[importedMark] = "true"
+				if _, err := l.Log.Append(encode(&r)); err != nil {
+					return unkept(err)
+				}
+				if n%10_000 == 0 {
+					if _, err := l.Publish(ctx); err != nil {
+						return err
+					}
+				}
 			}
-		}
-		l.bytes, l.urgent = 0, 0
-		for _, e := range l.queue {
-			l.bytes += len(e.line)
-		}
-		err = unkept(err)
-	}
-	for _, e := range batch {
-		if e.durable != nil {
-			e.durable <- err
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
-}
-
-// probe lets the next record try again when none is left to try with.
-func (l *Log) probe() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.queue) == 0 {
-		l.broken = nil
+	if n > 0 {
+		err := l.Append(ctx, bawn.Record{Kind: bawn.KindNode, Tenant: bawn.DefaultTenant, Action: "audit.import", Outcome: "ok",
+			Reason: "the records of an older Bawn were taken over; from here on they are appended as they are made", Detail: map[string]string{"records": strconv.FormatInt(n, 10)}})
+		if err != nil {
+			return err
+		}
+		if _, err := l.Publish(ctx); err != nil {
+			return err
+		}
 	}
-}
-
-// Close writes what is queued and ends. An error says how much was not written.
-func (l *Log) Close() error {
-	l.mu.Lock()
-	l.closed = true
-	l.poke()
-	l.mu.Unlock()
-	<-l.ended
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.queue); n > 0 {
-		return bawn.Wrap(l.broken, bawn.CodeUnavailable, "evidence.close", "%d records were not written", n)
+	if err := os.WriteFile(done, []byte(strconv.FormatInt(n, 10)+"\n"), 0o600); err != nil {
+		return bawn.Wrap(err, bawn.CodeUnavailable, "evidence.open", "the audit log's folder cannot be written to")
 	}
 	return nil
 }
@@ -331,13 +309,101 @@ func (q *Query) match(r *bawn.Record) bool {
 		(q.Invocation == "" || r.Invocation == q.Invocation) && (len(q.Kinds) == 0 || slices.Contains(q.Kinds, r.Kind)) && !r.Time.Before(q.Since)
 }
 
-// Read calls fn for each record that q selects, oldest first. It returns nil
-// at the end; with Follow it returns ctx.Err() once ctx ends. An error of fn
-// ends it and is returned.
+// Read calls fn for each record that q selects, oldest first, with its index in
+// the log. It returns nil at the end; with Follow it returns ctx.Err() once ctx
+// ends. An error of fn ends it and is returned.
 func (l *Log) Read(ctx context.Context, q Query, fn func(bawn.Record) error) error {
-	// A record is stored after its time, so no earlier message can hold one.
-	cfg := store.ReadConfig{Since: q.Since, Follow: q.Follow}
-	return readEntries(ctx, l.stream, cfg, q.Limit, needles(q.Tenant, q.Function, q.Invocation), q.match, fn)
+	limit := min(q.Limit, maxLimit)
+	wanted := needles(q.Tenant, q.Function, q.Invocation)
+	end := l.Next()
+	from := l.since(q.Since, end)
+	if limit > 0 {
+		// Newest first, bundle by bundle, until there are enough.
+		var newest []bawn.Record
+		for i := end - 1; i >= from && len(newest) < limit; i = i/tlog.Bundle*tlog.Bundle - 1 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			var here []bawn.Record
+			err := l.bundle(i, from, end, wanted, &q, func(r bawn.Record) error { here = append(here, r); return nil })
+			if bawn.ErrorCode(err) == bawn.CodeNotFound {
+				break // pruned meanwhile
+			}
+			if err != nil {
+				return err
+			}
+			for _, r := range slices.Backward(here) {
+				if len(newest) < limit {
+					newest = append(newest, r)
+				}
+			}
+		}
+		for _, r := range slices.Backward(newest) {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		from = end
+	}
+	for {
+		for from < end {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			err := l.bundle(from, from, end, wanted, &q, fn)
+			if err != nil && (bawn.ErrorCode(err) != bawn.CodeNotFound || l.First() <= from) {
+				return err
+			}
+			from = min(end, (from/tlog.Bundle+1)*tlog.Bundle)
+		}
+		if !q.Follow {
+			return nil
+		}
+		if err := l.Wait(ctx, from); err != nil {
+			return err
+		}
+		end = l.Next()
+	}
+}
+
+// since returns the index of an entry before which none was stored at t or
+// later: a record is stored after its time.
+func (l *Log) since(t time.Time, end int64) int64 {
+	first := l.First()
+	if t.IsZero() {
+		return first
+	}
+	bundles := int((end - first + tlog.Bundle - 1) / tlog.Bundle)
+	return first + tlog.Bundle*int64(sort.Search(bundles, func(n int) bool {
+		stored, _ := l.Stored(first + int64(n)*tlog.Bundle)
+		return !stored.Before(t)
+	}))
+}
+
+// bundle calls fn for those records of the bundle that holds the index i which
+// are from the index from up to before end and which q selects.
+func (l *Log) bundle(i, from, end int64, needles [][]byte, q *Query, fn func(bawn.Record) error) error {
+	entries, first, err := l.Entries(i)
+	if err != nil {
+		return err
+	}
+	for n, e := range entries {
+		at := first + int64(n)
+		if at < from || at >= end || slices.ContainsFunc(needles, func(n []byte) bool { return !bytes.Contains(e, n) }) {
+			continue
+		}
+		var r bawn.Record
+		// An entry that cannot be read is from a newer Bawn, and must not hide the
+		// rest.
+		if json.Unmarshal(e, &r) != nil || !q.match(&r) {
+			continue
+		}
+		r.Index = at
+		if err := fn(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // needles are texts that a line must hold to be worth decoding. All of the
@@ -352,7 +418,7 @@ func needles(tenant, function, invocation string) [][]byte {
 	return all
 }
 
-// readEntries reads lines of JSON, many to a message.
+// readEntries reads lines of JSON, many to a message of the store.
 func readEntries[T any](ctx context.Context, st *store.Stream, cfg store.ReadConfig, limit int, needles [][]byte, match func(*T) bool, fn func(T) error) error {
 	decode := func(m store.Message, yield func(T) error) error {
 		for line := range bytes.Lines(m.Data) {

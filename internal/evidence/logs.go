@@ -69,7 +69,7 @@ func OpenLogs(ctx context.Context, s *store.Store, cfg LogsConfig) (*Logs, error
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = diskShare(s, defaultLogBytes)
+		cfg.MaxBytes = diskShare(s.DiskBytes(), defaultLogBytes)
 	}
 	st, err := store.OpenStream(ctx, s, store.StreamConfig{Name: "logs", MaxBytes: cfg.MaxBytes, MaxAge: bawn.MaxLogRetention})
 	if err != nil {

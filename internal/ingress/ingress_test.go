@@ -48,7 +48,7 @@ func newWorld(t testing.TB) *world {
 	who, err := identity.Open(ctx, identity.Config{Store: s, Keys: w.keys, Dir: t.TempDir(), Secret: make([]byte, 32)})
 	check1(t, err)
 	t.Cleanup(func() { who.Close() })
-	w.log, err = evidence.Open(ctx, s, evidence.Config{})
+	w.log, err = evidence.Open(ctx, evidence.Config{Dir: t.TempDir(), Key: make([]byte, 32)})
 	check1(t, err)
 	t.Cleanup(func() { w.log.Close() })
 	w.gate, err = Open(ctx, Config{

@@ -124,7 +124,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	}
 	n.store = st
 	n.onClose("store", func(context.Context) error { return st.Close() })
-	if n.record, err = evidence.Open(ctx, st, evidence.Config{Log: log}); err != nil {
+	if n.record, err = evidence.Open(ctx, evidence.Config{
+		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + n.ca.id(), Key: secret.derive("audit log"), Before: st, Log: log,
+	}); err != nil {
 		return nil, err
 	}
 	n.onClose("evidence", func(context.Context) error { return n.record.Close() })

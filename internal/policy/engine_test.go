@@ -19,7 +19,7 @@ func open(t testing.TB, now func() time.Time) (*Engine, *evidence.Log, *store.St
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	l, err := evidence.Open(t.Context(), s, evidence.Config{})
+	l, err := evidence.Open(t.Context(), evidence.Config{Dir: t.TempDir(), Key: make([]byte, 32)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestInvoke(t *testing.T) {
 
 // Decisions are in the evidence before they are known; allowed reads are not.
 func TestRecords(t *testing.T) {
-	e, l, s := open(t, nil)
+	e, l, _ := open(t, nil)
 	f := bawn.Ref{Tenant: "main", Function: "f", Qualifier: "7"}
 	for _, x := range []struct {
 		p bawn.Principal
@@ -223,7 +223,7 @@ func TestRecords(t *testing.T) {
 		t.Fatalf("got\n%swant\n%s", got, want)
 	}
 	// Without a record there is no permission.
-	s.Close()
+	l.Close()
 	refused := 0
 	for range 100 {
 		e.Authorize(t.Context(), Request{Principal: bawn.Anonymous(), Action: Deploy, Resource: f})
@@ -237,7 +237,7 @@ func TestRecords(t *testing.T) {
 		}
 	}
 	if refused == 0 {
-		t.Fatal("permission was given without a store to record it in")
+		t.Fatal("permission was given without a log to record it in")
 	}
 }
 
@@ -245,7 +245,7 @@ func TestRecords(t *testing.T) {
 // many there were; it hides neither who has a key nor the other door.
 func TestStrangersAreBounded(t *testing.T) {
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	e, l, s := open(t, func() time.Time { return now })
+	e, l, _ := open(t, func() time.Time { return now })
 	f := bawn.Ref{Tenant: "main", Function: "f"}
 	deny := func(p bawn.Principal, a Action) {
 		t.Helper()
@@ -293,10 +293,10 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 
 	// What cannot be written is counted, not forgotten.
-	s.Close()
+	l.Close()
 	now = now.Add(time.Second)
 	if err := e.Refused(t.Context(), "192.0.2.1", "no key"); bawn.ErrorCode(err) != bawn.CodeUnavailable {
-		t.Errorf("with the store closed: %v", err)
+		t.Errorf("with the log closed: %v", err)
 	}
 	if e.rest.left != 1 {
 		t.Errorf("%d counted", e.rest.left)

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +93,21 @@ func OpenStream(ctx context.Context, s *Store, cfg StreamConfig) (*Stream, error
 		return nil, err
 	}
 	return &Stream{s: s, name: cfg.Name, js: js, prefix: "S." + cfg.Name + ".", new: make(chan struct{})}, nil
+}
+
+// HasStream reports whether there is, or should be, a stream of that name.
+func (s *Store) HasStream(name string) (bool, error) {
+	if err := bawn.CheckName("stream", name); err != nil {
+		return false, err
+	}
+	_, err := os.Stat(filepath.Join(s.dir, "jetstream", "$G", "streams", "S_"+name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, bawn.Wrap(err, bawn.CodeUnavailable, "store.stream", "the store's folder cannot be read")
+	}
+	return true, nil
 }
 
 // Publish adds a message and returns once it is durable. It is dropped after

@@ -183,7 +183,7 @@ func newFront(t testing.TB, run program, change func(*bawn.Version)) *front {
 	t.Cleanup(func() { who.Close() })
 	f.key, _, err = keys.Create(ctx, bawn.Key{Name: "test", Tenant: "main", Role: bawn.RoleInvoker, CreatedBy: "test"})
 	must(err)
-	f.log, err = evidence.Open(ctx, s, evidence.Config{})
+	f.log, err = evidence.Open(ctx, evidence.Config{Dir: t.TempDir(), Key: make([]byte, 32)})
 	must(err)
 	t.Cleanup(func() { f.log.Close() })
 	v := bawn.Version{
