@@ -36,6 +36,18 @@ type Call struct {
 	Order  int       // how many calls the calling invocation has made before this one
 	Called []string  // the functions it has called before, sorted, each once
 	Hops   int       // how many calls of functions by functions led here
+	Parent string    // the calling invocation's id
+	Caller *Version  // the calling version, as its instance runs it
+
+	Tail bool // whether the end of its log is wanted with the answer
+}
+
+// From returns who began the chain that led to c.
+func (c *Call) From() Principal {
+	if c.Origin.Kind != "" {
+		return c.Origin
+	}
+	return c.Principal
 }
 
 // Signed is what a request with an AWS Signature Version 4 in its Authorization
@@ -57,6 +69,10 @@ type Signed struct {
 // control H5. AWS Lambda stops such a chain at 16.
 const MaxHops = 16
 
+// LogTailBytes is how much of its log a call may come back with, as in AWS
+// Lambda.
+const LogTailBytes = 4 << 10
+
 // Result is what an instance answered. Exactly one of Payload and Stream is
 // set. FunctionError is not empty if the function failed: Payload then is the
 // error document that the runtime posted or that Bawn wrote in its place.
@@ -67,6 +83,7 @@ type Result struct {
 	Stream        io.ReadCloser // a streamed result; its Read returns a *StreamError if the function failed midway
 	FunctionError string        // "" or "Unhandled", as in AWS Lambda
 	Cause         Code          // with FunctionError: CodeFunctionError or CodeFunctionTimeout
+	Log           []byte        // the end of the call's log, at most LogTailBytes, if it was wanted; not of a stream
 	Usage         Usage
 }
 

@@ -121,12 +121,9 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 	}
 	identity := NewIdentity(v, in.id, in.started)
 	var run func() error
+	identity.Endpoint = b.door != nil
 	if in.worker == nil { // parked: its program is the function's own
-		ln, err := b.Listen(ctx, runtimeAPIPort)
-		if err != nil {
-			return nil, platform(err, "be given its Runtime API")
-		}
-		in.worker = newRuntimeAPIWorker(ln, b.refused)
+		in.worker = newRuntimeAPIWorker(b.api, b.refused)
 		args, env := providedCommand(&identity)
 		run = func() error { return b.Exec(ctx, args, env) }
 	}
@@ -138,6 +135,7 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 	}
 	b.owner.Store(in)
 	go in.out.run()
+	b.door.open(in)
 	began, limit := time.Now(), bawn.InitTimeout
 	if !booted {
 		// The interpreter finds load waiting when it has booted, and leaves out
@@ -276,8 +274,9 @@ func (in *instance) serve(c *bawn.Call, cold bool) *bawn.Result {
 	in.since = began
 	in.calls++
 	in.fleet.fn.mu.Unlock()
-	in.out.begin(c.ID, began)
+	in.out.begin(c.ID, began, c.Tail)
 	in.timer.Reset(timeout)
+	in.box.door.begin(c, began.Add(timeout))
 	// The caller's context is left out on purpose: an event that was handed over
 	// is worked off, whoever still listens.
 	res, err := in.worker.invoke(context.Background(), c, began.Add(timeout))
@@ -290,6 +289,7 @@ func (in *instance) serve(c *bawn.Call, cold bool) *bawn.Result {
 		res.Version, res.Stream, res.Usage = v.Number, s, u
 		return res
 	}
+	in.box.door.end()
 	stopped := in.timer.Stop()
 	if err != nil {
 		res = in.failed(err, c)
@@ -311,9 +311,10 @@ func (in *instance) failed(err error, c *bawn.Call) *bawn.Result {
 // finish settles what a call used, closes its log and gives the instance back.
 func (in *instance) finish(c *bawn.Call, res *bawn.Result, began time.Time) {
 	now := time.Now()
+	in.box.door.end()
 	res.Usage.Duration = now.Sub(began)
 	res.Usage.MaxMemory = in.sample(now)
-	in.out.end(c.ID, &res.Usage, in.fleet.version.Perimeter.Interior.Memory)
+	res.Log = in.out.end(c.ID, &res.Usage, in.fleet.version.Perimeter.Interior.Memory)
 	in.fleet.fn.mu.Lock()
 	in.memory = res.Usage.MaxMemory
 	in.fleet.served(res.Usage.Duration)
@@ -423,6 +424,7 @@ func (in *instance) kill() {
 	in.killed.Do(func() {
 		in.box.Kill()
 		in.worker.close()
+		in.box.shut()
 	})
 }
 

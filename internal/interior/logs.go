@@ -49,6 +49,7 @@ type output struct {
 	// Of the running or last invocation, and the one before it.
 	began    time.Time
 	previous string
+	tail     []byte // the end of its log, if that was wanted; nil if not
 }
 
 // newOutput returns the output of instance id of v. run must be started.
@@ -202,6 +203,7 @@ func (o *output) write(text []byte) {
 	text = bytes.TrimSuffix(text, []byte("\r"))
 	l := o.line
 	l.Time, l.Text = now, strings.ToValidUTF8(string(text), "\uFFFD")
+	o.keep(l.Text)
 	o.emit(l, o.retention)
 }
 
@@ -231,7 +233,21 @@ func (o *output) notice(now time.Time) {
 func (o *output) platform(now time.Time, text string) {
 	l := o.line
 	l.Time, l.Platform, l.Text = now, true, text
+	o.keep(text)
 	o.emit(l, o.retention)
+}
+
+// keep adds a line to the tail. Needs mu.
+func (o *output) keep(text string) {
+	if o.tail == nil {
+		return
+	}
+	if len(o.tail)+len(text) >= cap(o.tail) { // keep what fits beside the line
+		text = text[max(0, len(text)+1-bawn.LogTailBytes):]
+		rest := o.tail[max(0, len(o.tail)+len(text)+1-bawn.LogTailBytes):]
+		o.tail = o.tail[:copy(o.tail, rest)]
+	}
+	o.tail = append(append(o.tail, text...), '\n')
 }
 
 // note logs one line of Bawn's own, after what was printed before it.
@@ -243,13 +259,17 @@ func (o *output) note(text string) {
 	o.platform(time.Now(), text)
 }
 
-// begin attributes what follows to an invocation.
-func (o *output) begin(id string, now time.Time) {
+// begin attributes what follows to an invocation, and keeps the end of it if
+// tail is wanted.
+func (o *output) begin(id string, now time.Time, tail bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.drain()
 	o.flush()
 	o.previous, o.line.Invocation, o.began = o.line.Invocation, id, now
+	if tail {
+		o.tail = make([]byte, 0, 2*bawn.LogTailBytes)
+	}
 	o.platform(now, "START RequestId: "+id+" Version: "+strconv.Itoa(o.line.Version))
 }
 
@@ -265,8 +285,8 @@ func (o *output) during(t time.Time) string {
 }
 
 // end closes an invocation. What is printed after it, by work left running in
-// the background, still belongs to it.
-func (o *output) end(id string, u *bawn.Usage, memory int64) {
+// the background, still belongs to it. The tail is nil if it was not wanted.
+func (o *output) end(id string, u *bawn.Usage, memory int64) (tail []byte) {
 	var b [256]byte
 	r := append(b[:0], "REPORT RequestId: "...)
 	r = append(r, id...)
@@ -293,6 +313,11 @@ func (o *output) end(id string, u *bawn.Usage, memory int64) {
 	o.notice(now)
 	o.platform(now, "END RequestId: "+id)
 	o.platform(now, string(r))
+	if tail = o.tail; len(tail) > bawn.LogTailBytes {
+		tail = tail[len(tail)-bawn.LogTailBytes:]
+	}
+	o.tail = nil
+	return tail
 }
 
 // appendMillis appends d in milliseconds with two decimals.

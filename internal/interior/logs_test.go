@@ -44,7 +44,7 @@ func TestOutputBelongsToItsCall(t *testing.T) {
 			go o.run()
 		}
 		id := fmt.Sprint("call-", i)
-		o.begin(id, time.Now())
+		o.begin(id, time.Now(), false)
 		fmt.Fprintf(w, "hello %d\nno newline", i)
 		o.end(id, &bawn.Usage{Duration: 1234567 * time.Nanosecond, MaxMemory: 20<<20 + 1}, 256<<20)
 		fmt.Fprintf(&want, "%[1]s|START RequestId: %[1]s Version: 1\n%[1]s|hello %[2]d\n%[1]s|no newline\n%[1]s|END RequestId: %[1]s\n"+
@@ -131,7 +131,7 @@ func TestOutputBlockingPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	go o.run()
-	o.begin("a", time.Now())
+	o.begin("a", time.Now(), false)
 	io.WriteString(w, "x\n")
 	o.end("a", &bawn.Usage{}, 1)
 	if !strings.Contains(k.text(), "a|x\n") {

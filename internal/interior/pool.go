@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,6 +31,9 @@ type Config struct {
 	Record func(ctx context.Context, r bawn.Record) error
 	// Log keeps one line for so long. It must not block.
 	Log func(line bawn.LogLine, retention time.Duration)
+	// Serve answers what a function's code asks of the endpoint in its sandbox.
+	// Without it sandboxes have none.
+	Serve Serve
 	// Errors hears of what went wrong and has no caller to tell.
 	Errors *slog.Logger
 
@@ -48,6 +53,7 @@ type Pool struct {
 	cfg     Config
 	shelves map[bawn.Runtime]*shelf // never changes
 	refusal *bawn.Error             // why this host runs no function; nil if it does
+	inside  *http.Server            // of every endpoint; nil without Config.Serve
 
 	mu        sync.RWMutex
 	functions map[functionKey]*function // those with an instance or a waiting call
@@ -127,6 +133,9 @@ func NewPool(cfg Config) *Pool {
 		compiling:  make(chan struct{}, maxCompilations),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
+	if cfg.Serve != nil {
+		p.inside = newInside(p)
+	}
 	for i := range cfg.Definitions {
 		d := &cfg.Definitions[i]
 		p.shelves[d.Runtime] = &shelf{pool: p, def: d}
@@ -404,6 +413,9 @@ func (p *Pool) Close() {
 		}
 	}
 	p.sandboxes.Wait()
+	if p.inside != nil {
+		p.inside.Close()
+	}
 }
 
 // A shelf keeps the warm sandboxes of one runtime.
@@ -426,6 +438,8 @@ type shelf struct {
 type boxed struct {
 	sandbox.Sandbox
 	worker worker                   // nil for a parked one
+	api    net.Listener             // of a parked one: where its Runtime API will be
+	door   *endpoint                // nil if it has none
 	owner  atomic.Pointer[instance] // set when it gets one
 	more   chan sandbox.Attempt     // what the worker turned away
 	gone   chan struct{}            // closed when it no longer counts
@@ -481,7 +495,36 @@ func (b *boxed) end() {
 	if b.worker != nil {
 		b.worker.close()
 	}
+	b.shut()
 	b.Kill()
+}
+
+// shut closes what listens in the sandbox's network.
+func (b *boxed) shut() {
+	b.door.close()
+	if b.api != nil {
+		b.api.Close()
+	}
+}
+
+// listen makes what listens in the sandbox's network. It does so before any code
+// of a function is there, so that nothing can stand in its place, and for warm
+// sandboxes before any call waits.
+func (b *boxed) listen(ctx context.Context, p *Pool, d *Definition) (err error) {
+	if len(d.Args) == 0 {
+		if b.api, err = b.Listen(ctx, runtimeAPIPort); err != nil {
+			return err
+		}
+	}
+	// A module has no sockets: nothing in its sandbox could ask.
+	if p.inside != nil && d.Image.Syscall != sandbox.SyscallWasm {
+		ln, err := b.Listen(ctx, endpointPort)
+		if err != nil {
+			return err
+		}
+		b.door = newEndpoint(p, ln)
+	}
+	return nil
 }
 
 // start makes a sandbox for the shelf's runtime. Its program may still be
@@ -549,7 +592,21 @@ func (s *shelf) make(ctx context.Context) (*boxed, error) {
 	if len(s.def.Args) > 0 {
 		b.worker = newFrameWorker(box.Conn())
 	}
+	if err := b.listen(ctx, p, s.def); err != nil {
+		go discard(b)
+		return nil, err
+	}
 	return b, nil
+}
+
+// discard ends a sandbox that nobody watches.
+func discard(b *boxed) {
+	b.end()
+	for range b.Attempts() {
+	}
+	<-b.Done()
+	b.Conn().Close()
+	b.Output().Close()
 }
 
 // watch records what the sandbox stops and cleans up when it is gone.
@@ -575,6 +632,7 @@ func (p *Pool) watch(b *boxed) {
 	}
 	defer close(b.gone)
 	defer p.unreserve()
+	b.shut()
 	if b.worker != nil {
 		b.worker.close()
 	}

@@ -21,6 +21,7 @@ type Identity struct {
 	LogStream string // YYYY/MM/DD/[VERSION]INSTANCE
 	Region    string // shown to the function only; nothing is there
 	Account   string // twelve digits, shown to the function only
+	Endpoint  bool   // whether there is one in its sandbox, at endpointURL
 }
 
 // Region and account that functions see unless the node says otherwise.
@@ -131,7 +132,8 @@ func environment(id *Identity) []string {
 
 // environmentMap is [environment] by name.
 //
-// There are no AWS credentials in it: nothing they would open can be reached.
+// The AWS credentials in it are no secret and open nothing: with them a client
+// signs and goes on, and the endpoint that it asks looks at no signature.
 func environmentMap(id *Identity) map[string]string {
 	v := id.Version
 	env := map[string]string{
@@ -173,6 +175,14 @@ func environmentMap(id *Identity) map[string]string {
 		env["AWS_EXECUTION_ENV"] = "AWS_Lambda_" + string(v.Runtime) + ".x"
 	case "provided":
 		env["AWS_LAMBDA_RUNTIME_API"] = runtimeAPIAddr
+	}
+	if id.Endpoint {
+		maps.Copy(env, map[string]string{
+			"AWS_ENDPOINT_URL_LAMBDA": endpointURL,
+			"BAWN_ENDPOINT":           endpointURL,
+			"AWS_ACCESS_KEY_ID":       "BAWNNOTASECRET",
+			"AWS_SECRET_ACCESS_KEY":   "not-a-secret",
+		})
 	}
 	return env
 }

@@ -41,7 +41,8 @@ type Sandbox interface {
 	// Exec starts the program of a parked sandbox. Once only, after Attach.
 	Exec(ctx context.Context, args, env []string) error
 	// Listen makes a TCP listener inside the sandbox's network, on its loopback.
-	// It must be called before Exec.
+	// It must be called before Attach, so that no code of a function can be there
+	// first.
 	Listen(ctx context.Context, port int) (net.Listener, error)
 	// Freeze stops all processes from running; Thaw lets them go on.
 	Freeze(ctx context.Context) error
