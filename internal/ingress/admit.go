@@ -20,6 +20,11 @@ type Config struct {
 	Versions  *store.Table[bawn.Version]
 	Identity  *identity.Authenticator
 	Policy    *policy.Engine
+	// Hops is the secret that the count of calls in traces is signed with: 32
+	// bytes that no other part has.
+	Hops []byte
+	// Record keeps a refusal that asks no policy.
+	Record func(ctx context.Context, r bawn.Record) error
 
 	Now func() time.Time // the clock; time.Now
 	// Runtimes hears how many live functions each runtime has, whenever one
@@ -35,6 +40,7 @@ type Gate struct {
 	cfg      Config
 	index    *index
 	stop     func()
+	loops    pace
 	draining atomic.Bool
 	running  atomic.Int64
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
@@ -80,6 +86,14 @@ func (g *Gate) Refusals() map[string]uint64 {
 // Resolve returns the version that ref means, or nil.
 func (g *Gate) Resolve(ref bawn.Ref) *bawn.Version { return g.index.resolve(ref) }
 
+// MayReadLogs reports whether who makes the call may read the log of what it
+// runs. To call is not to read: a function that calls another never may.
+func (g *Gate) MayReadLogs(c *bawn.Call) bool {
+	return c.Caller == nil && g.cfg.Policy.Allows(policy.Request{
+		Principal: c.Principal, Action: policy.Logs, Resource: bawn.Ref{Tenant: c.Target.Tenant, Function: c.Target.Function},
+	})
+}
+
 // Match returns the route for a method and a path, which must still be escaped
 // as it came. Its errors are CodeInvalid for a path with more than one meaning,
 // and the same CodeNotFound as for an unknown function.
@@ -113,7 +127,7 @@ func (a *Admission) Settle(bawn.Usage) {
 	}
 }
 
-const checkCount = 6
+const checkCount = 7
 
 // A check says no by returning an error, or yes.
 type check struct {
@@ -127,6 +141,7 @@ var checks = [checkCount]check{
 	{"draining", (*Gate).checkDraining},
 	{"size", (*Gate).checkSize},
 	{"resolve", (*Gate).checkResolve},
+	{"loop", (*Gate).checkLoop},
 	{"authenticate", (*Gate).checkAuthenticate},
 	{"known", (*Gate).checkKnown},
 	{"authorize", (*Gate).checkAuthorize},

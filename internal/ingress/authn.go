@@ -39,6 +39,16 @@ func (g *Gate) Known(ctx context.Context, c *bawn.Call) bool {
 	return g.cfg.Identity.Plausible(ctx, identity.CredentialOf(c))
 }
 
+// Identify sets c.Principal to who the caller of c shows to be, or returns why
+// it cannot. A signed request is accepted once, so it must be asked about once.
+func (g *Gate) Identify(ctx context.Context, c *bawn.Call) error {
+	p, err := g.cfg.Identity.Authenticate(ctx, identity.CredentialOf(c))
+	if err == nil {
+		c.Principal = p
+	}
+	return err
+}
+
 // unauthenticated says why an anonymous caller is refused.
 func (a *Admission) unauthenticated() error {
 	if a.refusal != nil {

@@ -16,6 +16,15 @@ func (g *Gate) checkKnown(ctx context.Context, c *bawn.Call, a *Admission) error
 		return nil
 	case c.Principal.Kind == anonymous:
 		return a.unauthenticated()
+	case c.Caller != nil:
+		d, err := g.authorize(ctx, c, c.Target, nil, nil)
+		if err != nil {
+			return err
+		}
+		if d.Allow { // by the words of its own manifest: there is nothing to run
+			d.Reason, d.Fix = "there is no function "+c.Target.String(), "deploy it, or take it out of egress.functions"
+		}
+		return unknown(d)
 	case foreign(c):
 		// Decided and recorded as if it were there: the time that takes must not tell.
 		if _, err := g.authorize(ctx, c, c.Target, nil, nil); err != nil {
@@ -39,12 +48,20 @@ const anonymous = "anonymous"
 // checkAuthorize asks the policy, which records what it decides. What cannot
 // be recorded is refused.
 func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) error {
-	d, err := g.authorize(ctx, c, a.Version.Ref(), a.Version, a.public)
+	d, err := policy.Decision{Allow: true}, error(nil)
+	if live := g.narrower(c, a.Version); live != nil {
+		d, err = g.authorize(ctx, c, live.Ref(), live, nil)
+	}
+	if err == nil && d.Allow {
+		d, err = g.authorize(ctx, c, a.Version.Ref(), a.Version, a.public)
+	}
 	switch {
 	case err != nil:
 		return err
 	case d.Allow:
 		return nil
+	case c.Caller != nil && (c.Caller.Tenant != a.Version.Tenant || !slices.Contains(c.Caller.Perimeter.Egress.Functions, a.Version.Function)):
+		return unknown(d)
 	case c.Principal.Kind == anonymous:
 		return a.unauthenticated()
 	case c.Principal.Tenant != a.Version.Tenant, foreign(c):
@@ -53,18 +70,72 @@ func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) e
 	return bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
 }
 
-func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, v *bawn.Version, public *bawn.PublicAccess) (policy.Decision, error) {
-	return g.cfg.Policy.Authorize(ctx, policy.Request{
+// narrower returns the live version if an older one is asked for by name and the
+// two differ in who may call: whom the newer one does not let in, the older one
+// shall not either. It returns nil if that cannot be.
+func (g *Gate) narrower(c *bawn.Call, v *bawn.Version) *bawn.Version {
+	if c.Route != nil || c.Target.Qualifier == "" {
+		return nil
+	}
+	live := g.index.resolve(bawn.Ref{Tenant: v.Tenant, Function: v.Function})
+	if live == nil || live.Number <= v.Number || slices.Equal(live.Perimeter.Ingress.Callers, v.Perimeter.Ingress.Callers) {
+		return nil
+	}
+	return live
+}
+
+// authorize asks the policy whether c may run target, which is nil if there is
+// none. Who began a chain of calls, and who it came through, is looked at anew:
+// whoever has been revoked or removed since then lends nobody a right. Control
+// A7.
+func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, target *bawn.Version, public *bawn.PublicAccess) (policy.Decision, error) {
+	req := policy.Request{
 		Principal:  c.Principal,
 		Action:     policy.Invoke,
 		Resource:   ref,
 		Invocation: c.ID,
 		Source:     c.Source,
 		Public:     public,
-		Trigger:    c.Trigger,
-		Route:      c.Route,
-		Target:     v,
-	})
+		Trigger:    c.Trigger, Route: c.Route, Target: target,
+	}
+	if c.Caller == nil {
+		return g.cfg.Policy.Authorize(ctx, req)
+	}
+	var gone string
+	if req.Origin, gone = g.stillThere(c); gone != "" {
+		if err := g.refused(ctx, c, &Admission{Version: target}, c.Principal, "A7", gone); err != nil {
+			return policy.Decision{}, err
+		}
+		return policy.Decision{Reason: gone}, nil
+	}
+	req.Caller, req.Chain, req.Order, req.Called = c.Caller, c.Chain, c.Order, c.Called
+	return g.cfg.Policy.Authorize(ctx, req)
+}
+
+// stillThere returns who began the chain of c, as he is now, or who of the chain
+// is not there any more.
+func (g *Gate) stillThere(c *bawn.Call) (origin bawn.Principal, gone string) {
+	origin, ok := g.cfg.Identity.Current(c.From())
+	if !ok {
+		return origin, "who began the chain of calls, " + c.From().String() + ", is not known any more"
+	}
+	if _, ok := g.cfg.Identity.Current(c.Principal); !ok {
+		return origin, "the calling function may not do anything now"
+	}
+	for i, r := range c.Chain {
+		v := g.index.resolve(r)
+		if v == nil || i == len(c.Chain)-1 && v.Digest != c.Caller.Digest {
+			return origin, "the function " + r.String() + ", through which the call came, has been removed"
+		}
+	}
+	return origin, ""
+}
+
+// unknown is [notFound] for a function that calls what it does not name in its
+// manifest, or what is not there; its owner reads the reason.
+func unknown(d policy.Decision) error {
+	e := bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
+	return bawn.Wrap(e, bawn.CodeNotFound, "admit", "there is no such function or route")
 }
 
 // notFound is the one answer for what is not there and what is not yours.

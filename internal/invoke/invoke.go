@@ -62,9 +62,23 @@ func (i *Invoker) Match(method, rawPath string) (Match, error) {
 	return i.cfg.Gate.Match(method, rawPath)
 }
 
+// Trace gives the call its trace before an event is made of it. header is what
+// the request has of X-Amzn-Trace-Id; see [ingress.Gate.Trace].
+func (i *Invoker) Trace(c *bawn.Call, header []string) error { return i.cfg.Gate.Trace(c, header) }
+
 // Known reports whether the caller of c shows a credential that could be good. It
 // decides nothing but whether a request is worth reading: Invoke looks again.
 func (i *Invoker) Known(ctx context.Context, c *bawn.Call) bool { return i.cfg.Gate.Known(ctx, c) }
+
+// Identify finds out who the caller of c is, for a trigger that must know before
+// it can name the target. It sets c.Principal, or returns why the credential is
+// not good; a signed request must be asked about once, with its body's digest.
+func (i *Invoker) Identify(ctx context.Context, c *bawn.Call) error { return i.cfg.Gate.Identify(ctx, c) }
+
+// Refuse records that a function's call came to nothing before the gate was asked.
+func (i *Invoker) Refuse(ctx context.Context, c *bawn.Call, reason string) error {
+	return i.cfg.Gate.Refuse(ctx, c, reason)
+}
 
 // Invoke runs a call. What the function did wrong is a Result with
 // FunctionError; an error is a *bawn.Error and says why there is no answer. The
@@ -76,9 +90,8 @@ func (i *Invoker) Known(ctx context.Context, c *bawn.Call) bool { return i.cfg.G
 func (i *Invoker) Invoke(ctx context.Context, c *bawn.Call) (*bawn.Result, error) {
 	began := time.Now()
 
-	admission, err := i.cfg.Gate.Admit(ctx, c)
+	admission, err := i.admit(ctx, c, began)
 	if err != nil {
-		i.cfg.Observe(Observation{Call: c, Err: err, Duration: time.Since(began)})
 		return nil, err
 	}
 	s := story{Invoker: i, call: c, admission: admission, began: began}
@@ -100,6 +113,57 @@ func (i *Invoker) Invoke(ctx context.Context, c *bawn.Call) (*bawn.Result, error
 	return result, nil
 }
 
+// Try decides whether the call may run, records that, and runs nothing. The
+// errors are those of Invoke.
+func (i *Invoker) Try(ctx context.Context, c *bawn.Call) error {
+	began := time.Now()
+	admission, err := i.admit(ctx, c, began)
+	if err != nil {
+		return err
+	}
+	s := story{Invoker: i, call: c, admission: admission, began: began, tried: true}
+	return s.end(ctx, &bawn.Result{Version: admission.Version.Number}, nil)
+}
+
+func (i *Invoker) admit(ctx context.Context, c *bawn.Call, began time.Time) (*ingress.Admission, error) {
+	admission, err := i.cfg.Gate.Admit(ctx, c)
+	if err == nil {
+		c.Tail = c.Tail && i.cfg.Gate.MayReadLogs(c)
+		return admission, nil
+	}
+	i.explain(c, err)
+	i.cfg.Observe(Observation{Call: c, Err: err, Duration: time.Since(began)})
+	return nil, err
+}
+
+// explain tells the owner of a function whose call of another was refused what
+// the function itself is not told.
+func (i *Invoker) explain(c *bawn.Call, err error) {
+	v := c.Caller
+	if v == nil {
+		return
+	}
+	text := "an internal error"
+	var e *bawn.Error
+	if errors.As(err, &e) {
+		var why *bawn.Error // what a general answer stands for
+		if errors.As(e.Err, &why) {
+			e = why
+		}
+		if text = e.Message; e.Fix != "" {
+			text += "; " + e.Fix
+		}
+	}
+	i.cfg.Log(bawn.LogLine{
+		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.Parent, Platform: true,
+		Text: "bawn: the call of " + c.Target.String() + " was refused: " + text,
+	}, v.Perimeter.Evidence.LogRetention)
+}
+
+// Looped reports whether err says that functions have called each other too
+// often.
+func Looped(err error) bool { return errors.Is(err, ingress.ErrLoop) }
+
 // release is where an answer is looked at before it leaves. Today it holds the
 // bounds.
 func release(r *bawn.Result) error {
@@ -116,6 +180,7 @@ type story struct {
 	admission *ingress.Admission
 	began     time.Time
 	left      bool // the caller did not want the rest of the answer
+	tried     bool // nothing was run, as asked for
 }
 
 // end settles the call and appends its outcome. The error it returns is err, or
@@ -140,7 +205,10 @@ func (s *story) outcome(r *bawn.Result, u bawn.Usage, err error) bawn.Record {
 		Kind: bawn.KindOutcome, Time: time.Now(),
 		Tenant: v.Tenant, Function: v.Function, Version: v.Number,
 		Invocation: s.call.ID, Principal: s.call.Principal.String(), Source: s.call.Source,
-		Action: "invoke", Outcome: "ok",
+		Action: "invoke", Outcome: "ok", Detail: ingress.Lineage(s.call),
+	}
+	if rec.Detail == nil {
+		rec.Detail = make(map[string]string, 4)
 	}
 	switch {
 	case err != nil:
@@ -150,15 +218,16 @@ func (s *story) outcome(r *bawn.Result, u bawn.Usage, err error) bawn.Record {
 			rec.Reason += ": " + e.Message
 		}
 		return rec
+	case s.tried:
+		rec.Detail["dryRun"] = "true"
+		return rec
 	case r.FunctionError != "":
 		rec.Outcome, rec.Reason = "error", string(r.Cause)
 	case s.left:
 		rec.Reason = "the caller left before the end of the answer"
 	}
-	rec.Detail = map[string]string{
-		"duration":  u.Duration.String(),
-		"maxMemory": strconv.FormatInt(u.MaxMemory, 10),
-	}
+	rec.Detail["duration"] = u.Duration.String()
+	rec.Detail["maxMemory"] = strconv.FormatInt(u.MaxMemory, 10)
 	if u.Cold {
 		rec.Detail["cold"] = "true"
 		rec.Detail["init"] = u.Init.String()
