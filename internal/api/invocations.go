@@ -19,6 +19,7 @@ import (
 type invokeInput struct {
 	RefInput
 	BodyInput
+	Trace string `header:"X-Amzn-Trace-Id" maxLength:"1024" doc:"of the invocation that calls, as it was given there; its count of calls goes on"`
 }
 
 // invoke calls a function. The answer is what the function answered, byte for
@@ -55,6 +56,9 @@ func (a *api) invoke(ctx context.Context, in *invokeInput) (*huma.StreamResponse
 	}
 	invoker, err := a.Invoker(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := invoker.Trace(call, []string{in.Trace}); err != nil {
 		return nil, err
 	}
 	res, err := invoker.Invoke(ctx, call)

@@ -8,6 +8,9 @@ import (
 // SystemPrefix is the part of the path space that Bawn keeps for itself.
 const SystemPrefix = "/.well-known/bawn"
 
+// LambdaPrefix is where the node answers in the shape of AWS Lambda's API.
+const LambdaPrefix = "/2015-03-31"
+
 const (
 	maxRoutePath     = 512
 	maxRouteSegments = 32
@@ -32,6 +35,8 @@ func CheckPath(p string) error {
 		return nil
 	case p == SystemPrefix || strings.HasPrefix(p, SystemPrefix+"/"):
 		return say("is under %s, which Bawn keeps for itself", SystemPrefix)
+	case p == LambdaPrefix || strings.HasPrefix(p, LambdaPrefix+"/"):
+		return say("is under %s, where Bawn answers as AWS Lambda's API does", LambdaPrefix)
 	case p[len(p)-1] == '/':
 		return &wrong{Message: fmt.Sprintf("path %s must not end with /", quote(p)), Suggestion: strings.TrimRight(p, "/")}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 
 	"bawn.dev/bawn"
@@ -57,6 +58,7 @@ type calls struct {
 	gate     *ingress.Gate
 	invoker  *invoke.Invoker
 	trigger  http.Handler
+	lambda   *trigger.Lambda
 }
 
 // openCalls ties the parts of a call's way together: the interior runs calls,
@@ -75,10 +77,14 @@ func (n *Node) openCalls(s spine) {
 		// Upwards: an instance's code comes from the gate of packages, which
 		// verifies it at every start, and what a sandbox stopped becomes evidence.
 		Code: s.code, Record: n.record.Append, Log: s.logs.Write,
+		// Upwards: what a function asks for comes in again at the front door. No code
+		// of a function runs before the trigger is there.
+		Serve: func(w http.ResponseWriter, r *http.Request, next func(string) *bawn.Call) { c.lambda.Inside(w, r, next) },
 		Errors: log, Warm: n.cfg.Warm,
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
 		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Identity: n.who, Policy: s.rules,
+		Hops: n.secret.derive("hops"), Record: n.record.Append,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,
@@ -100,6 +106,7 @@ func (n *Node) openCalls(s spine) {
 		Observe: func(o invoke.Observation) { s.metrics.observe(o); s.traces.observe(o) },
 	})
 	c.trigger = trigger.NewHTTP(trigger.HTTPConfig{Invoker: c.invoker, Errors: log})
+	c.lambda = trigger.NewLambda(trigger.LambdaConfig{Invoker: c.invoker, Errors: log})
 	log.Debug("calls are served")
 }
 
@@ -152,6 +159,10 @@ func (c *calls) failed() <-chan error {
 func (n *Node) serveCall(w http.ResponseWriter, r *http.Request) {
 	if err := n.calls.ready(r.Context()); err != nil {
 		trigger.Unavailable(w, r)
+		return
+	}
+	if strings.HasPrefix(r.RequestURI, trigger.LambdaPrefix) {
+		n.calls.lambda.ServeHTTP(w, r)
 		return
 	}
 	n.calls.trigger.ServeHTTP(w, r)

@@ -5,7 +5,6 @@ package trigger
 import (
 	"bytes"
 	"cmp"
-	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -113,6 +112,9 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	} else if len(auth) == 1 {
 		c.Bearer = bearer(auth[0])
 	}
+	if err := t.cfg.Invoker.Trace(c, r.Header["X-Amzn-Trace-Id"]); err != nil {
+		return err
+	}
 	// The body of who may not call is not worth reading. The gate decides; here it
 	// only gets the call without its event, and refuses that.
 	switch {
@@ -128,7 +130,6 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	if err != nil {
 		return err
 	}
-	c.TraceID = traceID(c.ID, c.At)
 	q := request{
 		http: r, id: c.ID, trace: c.TraceID, source: c.Source,
 		rawPath: rawPath, query: query, route: m.Route, params: m.Params,
@@ -162,16 +163,6 @@ func bearer(auth string) string {
 		}
 	}
 	return ""
-}
-
-// traceID returns a trace header in X-Ray's form. It is made of the
-// invocation's id, which is random already.
-func traceID(id string, at time.Time) string {
-	hexID := strings.ReplaceAll(id, "-", "")
-	var t [4]byte
-	s := uint32(at.Unix())
-	t[0], t[1], t[2], t[3] = byte(s>>24), byte(s>>16), byte(s>>8), byte(s)
-	return "Root=1-" + hex.EncodeToString(t[:]) + "-" + hexID[:24] + ";Parent=" + hexID[16:] + ";Sampled=0"
 }
 
 // readBody reads the body within the bounds of an event. What a caller says of
