@@ -59,6 +59,9 @@ type Config struct {
 	// is who they are run for. The results are in the order of v.Tests. nil: what
 	// has tests cannot be deployed.
 	Test func(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error)
+	// Solo says that there is one operator only: nobody could approve what they
+	// deploy, so it counts as approved, and is recorded so.
+	Solo bool
 	Now  func() time.Time // nil means time.Now
 	Log  *slog.Logger     // what an operator should see to; nil discards
 }
@@ -71,6 +74,7 @@ type Control struct {
 	versions  *store.Table[bawn.Version]  // tenant.name.number
 	artifacts *store.Table[artifact]      // tenant.hex digest
 	removed   *store.Table[removal]       // tenant.name
+	approvals *store.Table[Approval]      // tenant.id
 
 	testing chan struct{} // holds one for each version that is being tested
 
@@ -119,6 +123,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if c.removed, err = store.OpenTable[removal](ctx, cfg.Store, "removed"); err != nil {
 		return nil, err
 	}
+	if c.approvals, err = store.OpenTable[Approval](ctx, cfg.Store, "approvals"); err != nil {
+		return nil, err
+	}
 	return c, c.recover(ctx)
 }
 
@@ -142,6 +149,7 @@ func (c *Control) recover(ctx context.Context) error {
 			}
 		}
 	}
+	c.dropExpired(ctx)
 	c.collect(ctx)
 	wanted := map[string]bool{}
 	for key := range c.artifacts.All("") {
@@ -166,12 +174,18 @@ func (c *Control) collect(ctx context.Context) {
 	}
 }
 
-// inUse returns the keys of the packages that versions run.
+// inUse returns the keys of the packages that versions run, or would once they
+// are approved.
 func (c *Control) inUse() map[string]bool {
 	used := map[string]bool{}
 	for _, v := range c.versions.All("") {
 		for _, digest := range packages(&v) {
 			used[artifactKey(v.Tenant, digest)] = true
+		}
+	}
+	for _, a := range c.approvals.All("") {
+		for _, digest := range packages(&a.Version) {
+			used[artifactKey(a.Tenant, digest)] = true
 		}
 	}
 	return used
@@ -300,6 +314,17 @@ func (c *Control) change(ctx context.Context, p bawn.Principal, what bawn.Record
 	if lost := c.cfg.Evidence.Append(ctx, what); lost != nil && err == nil {
 		return bawn.Wrap(lost, bawn.CodeUnavailable, "control", "the change was made, but its outcome could not be recorded").
 			WithFix("look at bawn show before you try again")
+	}
+	return err
+}
+
+// refused records that err refused what p wanted to do, and returns err; if it
+// cannot be recorded, why.
+func (c *Control) refused(ctx context.Context, p bawn.Principal, what bawn.Record, err *bawn.Error) error {
+	what.Kind, what.Tenant, what.Principal, what.Outcome, what.Reason = bawn.KindDecision, p.Tenant, p.String(), "deny", err.Message
+	what.Time = c.cfg.Now()
+	if lost := c.cfg.Evidence.Append(ctx, what); lost != nil {
+		return lost
 	}
 	return err
 }

@@ -32,6 +32,20 @@ type Deployment struct {
 	Created  bool          `json:"created" doc:"false if a version with this very content was there already"`
 	DryRun   bool          `json:"dryRun,omitempty" doc:"nothing was changed"`
 	Changes  []Change      `json:"changes" nullable:"false"`
+	Approval string        `json:"approval" doc:"who approved that it widens the perimeter: a principal; solo where the node has one operator only; none if it widens nothing; needed if somebody has to"`
+	Pending  *Approval     `json:"pending,omitempty" doc:"set if nothing has changed yet: the version waits for approval"`
+}
+
+// What Deployment.Approval says besides who approved.
+const (
+	approvalNone   = "none"
+	approvalNeeded = "needed"
+	approvalSolo   = "solo"
+)
+
+// isLive reports whether what is deployed is live already.
+func (d *Deployment) isLive(f *bawn.Function, exists bool) bool {
+	return exists && !d.Created && f.Aliases[bawn.LiveAlias] == d.Version.Number
 }
 
 // Summary is a function and the version that calls go to.
@@ -148,6 +162,11 @@ func (c *Control) HasArtifact(ctx context.Context, p bawn.Principal, digest stri
 // and becomes a second package of the version. Then the version's tests are run,
 // unless it is live already: one that fails refuses the deploy.
 //
+// A version that widens the perimeter, against what is live or, for a first one,
+// against nothing, does not become live: it waits for the approval of somebody
+// else, and the answer's Pending says which. On a node with one operator only,
+// it counts as approved; control A5.
+//
 // Codes besides the usual ones: [bawn.CodeUnprocessable] for a manifest, for a
 // package that holds no such handler, a module that cannot be compiled, or a
 // test that fails;
@@ -159,7 +178,6 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 	if err != nil {
 		return Deployment{}, err
 	}
-	now := v.CreatedAt
 	old, known := c.sameContent(&v)
 	if !known && !dryRun {
 		if v.Compiled, err = c.compile(ctx, &v); err != nil {
@@ -186,43 +204,87 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 		return Deployment{}, err
 	}
 	d := Deployment{Version: v, Created: true, DryRun: dryRun}
-	f, _, exists := c.functions.Get(functionKey(p.Tenant, name))
-	if exists {
-		if live, _, ok := c.versions.Get(versionKey(p.Tenant, name, f.Aliases[bawn.LiveAlias])); ok {
-			d.Previous = &live
-		}
-		if old, ok := c.sameContent(&v); ok {
-			d.Version, d.Created = old, false
-		}
-	} else {
-		gone, _, _ := c.removed.Get(functionKey(p.Tenant, name))
-		f = bawn.Function{Tenant: p.Tenant, Name: name, Latest: gone.Latest, Aliases: map[string]int{}, CreatedAt: now}
-		n := 0
-		for range c.functions.All(p.Tenant + ".") {
-			n++
-		}
-		if n >= maxFunctions {
-			return Deployment{}, bawn.Errorf(bawn.CodeTooLarge, op, "the tenant has %d functions, no more are allowed", n).WithFix("remove functions that are not used")
-		}
+	f, exists, err := c.place(&d)
+	if err != nil {
+		return Deployment{}, err
 	}
 	if d.Created && known {
 		return Deployment{}, bawn.Errorf(bawn.CodeConflict, op, "the function was removed while it was deployed").WithFix("deploy again")
+	}
+	switch {
+	case len(widening(d.Changes)) == 0:
+		d.Approval = approvalNone
+	case c.cfg.Solo:
+		d.Approval = approvalSolo
+	default:
+		d.Approval = approvalNeeded
+	}
+	if dryRun || d.isLive(&f, exists) {
+		return d, nil
+	}
+	if d.Approval == approvalNeeded {
+		d.Pending, err = c.request(ctx, p, &d)
+		return d, err
+	}
+	approved := d.Approval
+	if c.cfg.Solo {
+		approved = approvalSolo
+	}
+	if err := c.publish(ctx, p, &d, &f, map[string]string{"approved": approved}); err != nil {
+		return Deployment{}, err
+	}
+	return d, nil
+}
+
+// checkPublic refuses a route whose public access has ended.
+func (c *Control) checkPublic(v *bawn.Version) error {
+	for _, r := range v.Perimeter.Ingress.HTTP {
+		if pub := r.Access.Public; pub != nil && !pub.Open(c.cfg.Now()) {
+			return bawn.Errorf(bawn.CodeUnprocessable, "control.deploy", "the route %s %s: public access ended on %s already", r.Method, r.Path, lastDay(pub)).
+				WithFix("give access.public.until a day that is still to come, or take public away")
+		}
+	}
+	return nil
+}
+
+// place finds out where d.Version belongs: which version is live, whether one
+// has this content already, which number it gets, and what it changes. It
+// returns the function, as it would begin where there is none yet. The caller
+// holds mu.
+func (c *Control) place(d *Deployment) (f bawn.Function, exists bool, err error) {
+	tenant, name := d.Version.Tenant, d.Version.Function
+	f, _, exists = c.functions.Get(functionKey(tenant, name))
+	if exists {
+		d.Previous = c.liveOf(tenant, name)
+		if old, ok := c.sameContent(&d.Version); ok {
+			d.Version, d.Created = old, false
+		}
+	} else {
+		gone, _, _ := c.removed.Get(functionKey(tenant, name))
+		f = bawn.Function{Tenant: tenant, Name: name, Latest: gone.Latest, Aliases: map[string]int{}, CreatedAt: c.cfg.Now().UTC()}
+		n := 0
+		for range c.functions.All(tenant + ".") {
+			n++
+		}
+		if n >= maxFunctions {
+			return f, false, bawn.Errorf(bawn.CodeTooLarge, "control.deploy", "the tenant has %d functions, no more are allowed", n).WithFix("remove functions that are not used")
+		}
 	}
 	if d.Created {
 		d.Version.Number = f.Latest + 1
 	}
 	d.Changes = diff(d.Previous, &d.Version)
-	if dryRun || exists && !d.Created && f.Aliases[bawn.LiveAlias] == d.Version.Number {
-		return d, nil
-	}
-	what := bawn.Record{Function: name, Version: d.Version.Number, Action: "deploy", Detail: map[string]string{
-		"artifact": digest, "content": d.Version.Digest, "changes": summary(d.Changes),
-	}}
-	if d.Version.Compiled != nil {
-		what.Detail["compiled"] = d.Version.Compiled.Digest
-	}
-	err = c.change(ctx, p, what, func(ctx context.Context) error {
-		key := versionKey(p.Tenant, name, d.Version.Number)
+	return f, exists, nil
+}
+
+// publish makes d.Version live, where it was put by place, and records that
+// with detail added. The caller holds mu.
+func (c *Control) publish(ctx context.Context, p bawn.Principal, d *Deployment, f *bawn.Function, detail map[string]string) error {
+	tenant, name := d.Version.Tenant, d.Version.Function
+	what := bawn.Record{Function: name, Version: d.Version.Number, Action: "deploy", Detail: c.effect(d)}
+	maps.Copy(what.Detail, detail)
+	return c.change(ctx, p, what, func(ctx context.Context) error {
+		key := versionKey(tenant, name, d.Version.Number)
 		if d.Created {
 			if err := c.addCompiled(ctx, &d.Version); err != nil {
 				return err
@@ -235,7 +297,7 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 				return err
 			}
 		}
-		err := c.update(ctx, p.Tenant, name, &f, func(f *bawn.Function) error {
+		err := c.update(ctx, tenant, name, f, func(f *bawn.Function) error {
 			f.Latest = max(f.Latest, d.Version.Number)
 			point(f, d.Version.Number)
 			return nil
@@ -243,21 +305,16 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 		if err != nil && d.Created {
 			// Nobody has seen it. If it cannot be taken back, the next start does.
 			if left := remove(ctx, c.versions, key); left != nil {
-				return bawn.Wrap(left, bawn.ErrorCode(err), op, "%s", messageOf(err))
+				return bawn.Wrap(left, bawn.ErrorCode(err), "control.deploy", "%s", messageOf(err))
 			}
 		}
 		return err
 	})
-	if err != nil {
-		return Deployment{}, err
-	}
-	return d, nil
 }
 
 // candidate checks what is to be deployed and returns it as a version without a
 // number.
 func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string) (bawn.Version, error) {
-	const op = "control.deploy"
 	if err := bawn.CheckDigest(digest); err != nil {
 		return bawn.Version{}, err
 	}
@@ -268,12 +325,12 @@ func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, 
 	if err != nil {
 		return bawn.Version{}, err
 	}
-	now := c.cfg.Now().UTC()
-	for _, r := range v.Perimeter.Ingress.HTTP {
-		if pub := r.Access.Public; pub != nil && !pub.Open(now) {
-			return bawn.Version{}, bawn.Errorf(bawn.CodeUnprocessable, op, "the route %s %s: public access ended on %s already", r.Method, r.Path, lastDay(pub)).
-				WithFix("give access.public.until a day that is still to come, or take public away")
-		}
+	if err := c.checkPublic(&v); err != nil {
+		return bawn.Version{}, err
+	}
+	v.Tenant = p.Tenant
+	if err := c.checkGrants(p, &v); err != nil {
+		return bawn.Version{}, c.refused(ctx, p, bawn.Record{Function: name, Action: "deploy", Control: "A8"}, err)
 	}
 	a, ok, err := c.artifact(ctx, p.Tenant, digest)
 	if err != nil {
@@ -285,8 +342,8 @@ func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, 
 	if err := c.cfg.Gate.Check(ctx, a, v.Runtime, v.Handler); err != nil {
 		return bawn.Version{}, err
 	}
-	v.Tenant, v.Artifact = p.Tenant, a
-	v.CreatedAt, v.CreatedBy = now, p.String()
+	v.Artifact = a
+	v.CreatedAt, v.CreatedBy = c.cfg.Now().UTC(), p.String()
 	v.Digest, err = contentDigest(&v)
 	return v, err
 }
@@ -478,8 +535,7 @@ func (c *Control) SetAlias(ctx context.Context, p bawn.Principal, name, alias st
 		return bawn.Errorf(bawn.CodeTooLarge, "control.alias", "the function has %d aliases, no more are allowed", len(f.Aliases)).
 			WithFix("move one of them instead")
 	}
-	what := bawn.Record{Function: name, Version: version, Action: "alias", Detail: map[string]string{
-		"alias": alias, "from": fmt.Sprint(f.Aliases[alias]), "to": fmt.Sprint(version)}}
+	what := bawn.Record{Function: name, Version: version, Action: "alias", Detail: c.moves(&f, alias, &v)}
 	return c.change(ctx, p, what, func(ctx context.Context) error {
 		return c.update(ctx, p.Tenant, name, nil, func(f *bawn.Function) error {
 			if alias == bawn.LiveAlias {
@@ -490,6 +546,16 @@ func (c *Control) SetAlias(ctx context.Context, p bawn.Principal, name, alias st
 			return nil
 		})
 	})
+}
+
+// moves is what the evidence keeps of an alias that will point to v: where it
+// pointed, and which fields differ; control G13.
+func (c *Control) moves(f *bawn.Function, alias string, v *bawn.Version) map[string]string {
+	m := map[string]string{"alias": alias, "from": fmt.Sprint(f.Aliases[alias]), "to": fmt.Sprint(v.Number), "after": v.Digest}
+	if was, _, ok := c.versions.Get(versionKey(f.Tenant, f.Name, f.Aliases[alias])); ok {
+		m["before"], m["changes"] = was.Digest, summary(diff(&was, v))
+	}
+	return m
 }
 
 // Rollback lets live point to version to, or, with 0, to where it pointed
@@ -523,7 +589,7 @@ func (c *Control) Rollback(ctx context.Context, p bawn.Principal, name string, t
 	if err := c.checkRoutes(&v); err != nil {
 		return 0, 0, err
 	}
-	what := bawn.Record{Function: name, Version: to, Action: "rollback", Detail: map[string]string{"from": fmt.Sprint(from), "to": fmt.Sprint(to)}}
+	what := bawn.Record{Function: name, Version: to, Action: "rollback", Detail: c.moves(&f, bawn.LiveAlias, &v)}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
 		return c.update(ctx, p.Tenant, name, nil, func(f *bawn.Function) error {
 			f.Aliases[bawn.LiveAlias] = to
@@ -556,6 +622,9 @@ func (c *Control) Remove(ctx context.Context, p bawn.Principal, name string) err
 		return notFound(name)
 	}
 	what := bawn.Record{Function: name, Action: "remove", Detail: map[string]string{"versions": fmt.Sprint(f.Latest)}}
+	if live := c.liveOf(p.Tenant, name); live != nil {
+		what.Detail["before"] = live.Digest
+	}
 	return c.change(ctx, p, what, func(ctx context.Context) error {
 		gone := removal{f.Latest, c.cfg.Now().UTC()}
 		_, tombRev, had := c.removed.Get(key)
@@ -589,6 +658,17 @@ func (c *Control) clear(ctx context.Context, tenant, name string) error {
 			digests[artifactKey(tenant, digest)] = digest
 		}
 		if err := remove(ctx, c.versions, key); err != nil {
+			return err
+		}
+	}
+	for key, a := range c.approvals.All(tenant + ".") {
+		if a.Function != name {
+			continue
+		}
+		for _, digest := range packages(&a.Version) {
+			digests[artifactKey(tenant, digest)] = digest
+		}
+		if err := remove(ctx, c.approvals, key); err != nil {
 			return err
 		}
 	}

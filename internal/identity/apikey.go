@@ -25,6 +25,7 @@ const (
 	maxKeys      = 1000
 	maxFunctions = 100
 	maxCreatedBy = 256
+	maxMakers    = 100
 )
 
 // Keys are the API keys of all tenants. It is safe for concurrent use.
@@ -43,6 +44,9 @@ type storedKey struct {
 	Hash []byte `json:"hash"` // SHA-256 of the whole secret, prefix and id included
 
 	roles []bawn.Role // its role, as principals have them
+	// Makers are who made the key's maker, who made that one, and so on: they
+	// stay known when the keys between are revoked.
+	Makers []string `json:"makers,omitempty"`
 }
 
 // OpenKeys opens the keys that the store holds.
@@ -96,10 +100,30 @@ func (k *Keys) Create(ctx context.Context, want bawn.Key) (secret string, key ba
 	}
 	secret = prefix + key.ID + "_" + base64.RawURLEncoding.EncodeToString(random[idBytes:])
 	hash := sha256.Sum256([]byte(secret))
-	if _, err := k.table.Create(ctx, key.Tenant+"."+key.ID, storedKey{Key: key, Hash: hash[:]}); err != nil {
+	var makers []string
+	if id, isKey := strings.CutPrefix(want.CreatedBy, "key:"); isKey {
+		makers = k.Makers(id)
+	}
+	if len(makers) > maxMakers {
+		return "", bawn.Key{}, bawn.Errorf(bawn.CodeTooLarge, op, "%d keys made one another down to this one, no more are allowed", len(makers)).
+			WithFix("make it with an older key")
+	}
+	if _, err := k.table.Create(ctx, key.Tenant+"."+key.ID, storedKey{Key: key, Hash: hash[:], Makers: makers}); err != nil {
 		return "", bawn.Key{}, err
 	}
 	return secret, key, nil
+}
+
+// Makers returns who made the key with this id, who made that one, and so on,
+// each as kind:id; nothing for a key that there is not.
+func (k *Keys) Makers(id string) []string {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	v := k.byID[id]
+	if v == nil || v.CreatedBy == "" {
+		return nil
+	}
+	return append([]string{v.CreatedBy}, v.Makers...)
 }
 
 func (k *Keys) check(want bawn.Key) error {
