@@ -41,8 +41,16 @@ type Node struct {
 	cfg  node.Config
 }
 
-// NewNode starts a node with an empty data directory.
-func NewNode(t testing.TB) *Node {
+// Option changes what node is started.
+type Option func(*node.Config)
+
+// Approvals has a deploy that widens a perimeter wait for a second principal.
+// Without it the node runs solo.
+func Approvals(c *node.Config) { c.Solo = false }
+
+// NewNode starts a node with an empty data directory. Deploys count as approved
+// unless [Approvals] is given.
+func NewNode(t testing.TB, opts ...Option) *Node {
 	t.Helper()
 	dir := t.TempDir()
 	n := &Node{
@@ -51,8 +59,11 @@ func NewNode(t testing.TB) *Node {
 	log := &tail{}
 	n.cfg = node.Config{
 		Data: n.Data, ContextFile: n.ContextFile, Public: "127.0.0.1:0", Admin: "127.0.0.1:0",
-		Version: "test", DrainTimeout: 10 * time.Second,
+		Version: "test", DrainTimeout: 10 * time.Second, Solo: true,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	for _, o := range opts {
+		o(&n.cfg)
 	}
 	t.Cleanup(func() {
 		n.Stop()

@@ -46,7 +46,7 @@ func (b *bench) startNode(dir string, args ...string) (*node, error) {
 		return nil, err
 	}
 	defer log.Close()
-	n.cmd = exec.Command(b.bawn, append([]string{"up", "--data", filepath.Join(dir, "data"),
+	n.cmd = exec.Command(b.bawn, append([]string{"up", "--solo", "--data", filepath.Join(dir, "data"),
 		"--public", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-level", "warn"}, args...)...)
 	n.cmd.Env = append(os.Environ(), client.ContextEnv+"="+file)
 	n.cmd.Stdout, n.cmd.Stderr = log, log

@@ -20,6 +20,7 @@ type Status struct {
 	Node    string    `json:"node,omitempty"`
 	Public  string    `json:"public,omitempty"`
 	Started time.Time `json:"started,omitzero"`
+	Solo    bool      `json:"solo,omitempty"` // one operator: a deploy that widens a perimeter counts as approved
 }
 
 // Status asks how the node is. Without a good key it only hears whether the
@@ -94,6 +95,8 @@ type Deployment struct {
 	Created  bool          `json:"created"`            // false: a version with this very content was there already; see Moved
 	DryRun   bool          `json:"dryRun,omitempty"`
 	Changes  []Change      `json:"changes"`
+	Approval string        `json:"approval"`          // who approved the widening: a principal, solo, none if it widens nothing, needed
+	Pending  *Approval     `json:"pending,omitempty"` // set if nothing has changed yet: it waits for approval
 }
 
 // Moved reports whether live moves to a version that was there already.
@@ -101,7 +104,9 @@ func (d *Deployment) Moved() bool {
 	return !d.Created && d.Previous != nil && d.Previous.Number != d.Version.Number
 }
 
-// Deploy creates a version of the function name and makes it live. spec is
+// Deploy creates a version of the function name and makes it live, unless it
+// widens the perimeter and somebody else has to approve that first: then the
+// answer's Pending is set, and nothing has changed. spec is
 // what the manifest says of the function, in the manifest's own JSON form;
 // artifact is the digest of a package the node has.
 func (c *Client) Deploy(ctx context.Context, name string, spec any, artifact string, dryRun bool) (*Deployment, error) {

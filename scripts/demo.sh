@@ -39,8 +39,8 @@ show() { printf '$ %s\n' "bawn $*"; "$bawn" "$@" </dev/null; }
 
 export BAWN_CONTEXT=$work/context.json
 title "Start a node"
-echo "\$ bawn up --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0"
-"$bawn" up --data "$work/data" --public 127.0.0.1:0 --admin 127.0.0.1:0 >"$work/log" 2>&1 </dev/null &
+echo "\$ bawn up --solo --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0"
+"$bawn" up --solo --data "$work/data" --public 127.0.0.1:0 --admin 127.0.0.1:0 >"$work/log" 2>&1 </dev/null &
 node_pid=$!
 for _ in $(seq 300); do
 	[ -s "$BAWN_CONTEXT" ] && break

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,13 +27,14 @@ func TestMain(m *testing.M) {
 
 // The stories of testdata/script run this very program. Commands of their own:
 //
-//	node                    start a node; bawn finds it, $PUBLIC is where calls go
+//	node [-approvals]       start a node; bawn finds it, $PUBLIC is where calls go
 //	https [-key KEY] [-data BODY] [-file FILE] [-to admin] METHOD PATH STATUS
 //	                        call the public listener; the body becomes stdout. The
 //	                        admin listener is called with the context's key
 //	linkzip FILE            make a package that holds a symbolic link
 //	bombzip FILE            make a package that unpacks to far more than it is
 //	bigfile FILE BYTES      make a JSON string of so many bytes
+//	as KEY FILE             write the context with another key
 //	occupy                  take a port; $TAKEN is its address
 //	setenvfrom NAME         set a variable to the last command's output
 //
@@ -106,7 +108,11 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"node": func(ts *testscript.TestScript, neg bool, args []string) {
-				n := bawntest.NewNode(t)
+				var opts []bawntest.Option
+				if slices.Contains(args, "-approvals") {
+					opts = append(opts, bawntest.Approvals)
+				}
+				n := bawntest.NewNode(t, opts...)
 				ts.Defer(n.Stop)
 				ts.Setenv("BAWN_CONTEXT", n.ContextFile)
 				ts.Setenv("PUBLIC", n.Public())
@@ -117,11 +123,20 @@ func TestScripts(t *testing.T) {
 			"bombzip": bombZip,
 			"bigfile": bigFile,
 			"occupy":  occupy,
+			"as":      as,
 			"setenvfrom": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 			},
 		},
 	})
+}
+
+// as writes a context file like the one in use, with another key.
+func as(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := client.LoadContext(ts.Getenv("BAWN_CONTEXT"))
+	ts.Check(err)
+	c.Key = args[0]
+	ts.Check(client.SaveContext(ts.MkAbs(args[1]), c))
 }
 
 func https(ts *testscript.TestScript, neg bool, args []string) {
@@ -224,7 +239,7 @@ func TestEveryCommandHasAStory(t *testing.T) {
 	}
 	for _, c := range []string{
 		"up", "status", "doctor", "init", "deploy", "invoke", "ls", "show", "rollback", "alias", "rm", "logs", "events", "perimeter",
-		"key create", "key ls", "key revoke", "version", "completion", "help",
+		"approve", "approvals", "key create", "key ls", "key revoke", "version", "completion", "help",
 	} {
 		if !strings.Contains(all.String(), "bawn "+c) {
 			t.Errorf("no story runs bawn %s", c)

@@ -57,7 +57,7 @@ func newServer(t *testing.T, data string) *server {
 // start runs bawn up and waits until calls can be served.
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command("bawn", "up", "--data", s.data, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	s.cmd = exec.Command("bawn", "up", "--solo", "--data", s.data, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 	s.cmd.Env, s.cmd.Stderr = append(os.Environ(), client.ContextEnv+"="+s.contextFile), &s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

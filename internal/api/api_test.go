@@ -127,7 +127,7 @@ func TestAuthorisationMatrix(t *testing.T) {
 		case "admin":
 			return true
 		case "deployer":
-			return !strings.HasPrefix(r.path, "/v1/keys") && !strings.HasSuffix(r.path, "/invocations")
+			return !strings.HasPrefix(r.path, "/v1/keys") && !strings.HasSuffix(r.path, "/invocations") && !strings.HasPrefix(r.path, "/v1/approvals/")
 		case "viewer":
 			return (r.method == "GET" || r.method == "HEAD") && !strings.HasPrefix(r.path, "/v1/keys")
 		case "invoker":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -154,7 +155,20 @@ type deployInput struct {
 	}
 }
 
-type deployOutput struct{ Body control.Deployment }
+type deployOutput struct {
+	Status int
+	Body   control.Deployment
+}
+
+// deployed answers 202 if the version waits for approval.
+func deployed(d control.Deployment) *deployOutput {
+	d.Changes = orEmpty(d.Changes)
+	out := &deployOutput{http.StatusOK, d}
+	if d.Pending != nil {
+		out.Status = http.StatusAccepted
+	}
+	return out
+}
 
 func (a *api) deploy(ctx context.Context, in *deployInput) (*deployOutput, error) {
 	if _, err := ref(ctx, in.Name, ""); err != nil {
@@ -168,8 +182,7 @@ func (a *api) deploy(ctx context.Context, in *deployInput) (*deployOutput, error
 		return nil, err
 	}
 	d, err := a.Control.Deploy(ctx, principal(ctx), in.Name, f, in.Body.Artifact, in.DryRun)
-	d.Changes = orEmpty(d.Changes)
-	return &deployOutput{d}, err
+	return deployed(d), err
 }
 
 type aliasInput struct {

@@ -15,6 +15,7 @@ type Status struct {
 	Node    string    `json:"node,omitempty" doc:"the node's id"`
 	Public  string    `json:"public,omitempty" doc:"where calls go"`
 	Started time.Time `json:"started,omitzero"`
+	Solo    bool      `json:"solo,omitempty" doc:"the node has one operator: a deploy that widens a perimeter counts as approved"`
 }
 
 type statusOutput struct{ Body Status }

@@ -24,7 +24,11 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/functions/{name}", "getFunction", "Get a function and one version", a.getFunction),
 		on(a, http.MethodDelete, "/v1/functions/{name}", "removeFunction", "Remove a function with all its versions", a.removeFunction, status(http.StatusNoContent)),
 		on(a, http.MethodGet, "/v1/functions/{name}/versions", "listVersions", "List a function's versions, newest first", a.listVersions),
-		on(a, http.MethodPost, "/v1/functions/{name}/versions", "deploy", "Create a version and make it live", a.deploy),
+		on(a, http.MethodPost, "/v1/functions/{name}/versions", "deploy", "Create a version and make it live, or have it wait for approval", a.deploy, alsoAccepted),
+		on(a, http.MethodGet, "/v1/approvals", "listApprovals", "List what waits for a second principal, oldest first", a.listApprovals),
+		on(a, http.MethodPost, "/v1/approvals/{id}", "approve", "Approve a version that widens its perimeter, and make it live", a.approve),
+		on(a, http.MethodDelete, "/v1/approvals/{id}", "reject", "Drop a version that waits for approval", a.reject, status(http.StatusNoContent)),
+
 		on(a, http.MethodPut, "/v1/functions/{name}/aliases/{alias}", "setAlias", "Point an alias at a version", a.setAlias, status(http.StatusNoContent)),
 		on(a, http.MethodPost, "/v1/functions/{name}/rollback", "rollback", "Move live back", a.rollback),
 		on(a, http.MethodPost, "/v1/functions/{name}/invocations", "invoke", "Call a function: the body is the event, the answer is the payload", a.invoke, rawBody("application/json", bawn.MaxEventBytes), rawAnswer("*/*")),
@@ -75,6 +79,14 @@ func on[I, O any](a *api, method, path, id, summary string, h func(context.Conte
 
 // public marks the one route that needs no key.
 func public(op *huma.Operation) { op.Security = []map[string][]string{} }
+
+// alsoAccepted describes the answer of a deploy that waits for approval.
+func alsoAccepted(op *huma.Operation) {
+	op.Responses["202"] = &huma.Response{
+		Description: "Nothing has changed: the version widens the perimeter and waits for a second principal, see pending",
+		Content:     map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Ref: "#/components/schemas/Deployment"}}},
+	}
+}
 
 func status(code int) func(*huma.Operation) {
 	return func(op *huma.Operation) { op.DefaultStatus = code }

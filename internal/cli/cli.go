@@ -33,7 +33,7 @@ const (
 	exitOK            = 0
 	exitFailure       = 1  // anything without a code of its own
 	exitUsage         = 2  // the command line is wrong
-	exitApproval      = 3  // reserved: a person must approve it first
+	exitApproval      = 3  // nothing has changed: somebody else must approve it first
 	exitDenied        = 4  // no credential, a bad one, or not enough rights
 	exitNotFound      = 5  // no such thing, or not yours
 	exitConflict      = 6  // somebody else has it, or changed it first
@@ -62,6 +62,8 @@ func commands() []command {
 		{"invoke", newInvoke},
 		{"ls", newList},
 		{"show", newShow},
+		{"approvals", newApprovals},
+		{"approve", newApprove},
 		{"rollback", newRollback},
 		{"alias", newAlias},
 		{"rm", newRemove},
@@ -124,7 +126,7 @@ func (a *app) root(args []string) *cobra.Command {
 Start a node with "bawn up", make a function with "bawn init", and put it on the
 node with "bawn deploy". Every other command finds the node through the context
 file that "bawn up" wrote (` + client.ContextEnv + `=FILE chooses another).`,
-		Example: `  bawn up
+		Example: `  bawn up --solo
   bawn init hello --runtime python3.11 && bawn deploy hello
   bawn invoke hello -d '{"name": "world"}'`,
 		SilenceUsage: true, SilenceErrors: true,
@@ -323,6 +325,26 @@ func (a *app) completeFunctions(cmd *cobra.Command, args []string, prefix string
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.functionNames(cmd, prefix), cobra.ShellCompDirectiveNoFileComp
+}
+
+// complete completes the only argument of a command with what names returns. It
+// says nothing if no node answers soon.
+func (a *app) complete(cmd *cobra.Command, args []string, names func(context.Context, *client.Client) []string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx := cmd.Context()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	c, err := a.client()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer c.Close()
+	return names(ctx, c), cobra.ShellCompDirectiveNoFileComp
 }
 
 func (a *app) functionNames(cmd *cobra.Command, prefix string) []string {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -31,6 +32,10 @@ func newDeploy(a *app) *cobra.Command {
 each function, uploads the packages the node does not have, and makes a new version
 of each function live. Content that a version has already makes no new one: live moves
 to that version.
+
+A version that lets more through than what is live, a function's first one included,
+needs the approval of somebody else unless the node runs solo: what it widens is
+printed, nothing changes, and the exit code is 3. See "bawn approve".
 
 Everything is read and packed, and every function is tried, before the first one
 changes.`,
@@ -125,7 +130,12 @@ func (a *app) deploy(ctx context.Context, dir string, only []string, dryRun bool
 		}
 	}
 	if a.format == "json" {
-		return a.printJSON(done)
+		if err := a.printJSON(done); err != nil {
+			return err
+		}
+	}
+	if slices.ContainsFunc(done, func(d *client.Deployment) bool { return d.Pending != nil }) {
+		return &silentError{exitApproval}
 	}
 	return nil
 }
@@ -235,6 +245,8 @@ func moved(d *client.Deployment) string {
 func (a *app) printDeployment(c *client.Client, name string, d *client.Deployment) {
 	v := d.Version
 	switch {
+	case d.Pending != nil:
+		a.printf("%s: nothing has changed, a new version lets more through and waits for approval", a.paint(1, name))
 	case d.DryRun && d.Created:
 		a.printf("%s: would become version %d", a.paint(1, name), v.Number)
 	case d.Moved() && d.DryRun:
@@ -252,24 +264,35 @@ func (a *app) printDeployment(c *client.Client, name string, d *client.Deploymen
 	for _, ch := range d.Changes {
 		// Of a new function all is new; what deserves a look is what goes beyond
 		// the defaults. Its routes follow below.
-		if d.Previous == nil && !d.DryRun && (!ch.Widens || strings.HasPrefix(ch.Field, "ingress.http")) {
+		if d.Previous == nil && !d.DryRun && (!ch.Widens || d.Pending == nil && strings.HasPrefix(ch.Field, "ingress.http")) {
 			continue
 		}
-		was, now := ch.Old, ch.New
-		mark, word := a.paint(36, "~"), fmt.Sprintf("%s -> %s", clean(was), clean(now))
-		switch {
-		case was == "":
-			mark, word = a.paint(32, "+"), clean(now)
-		case now == "":
-			mark, word = a.paint(31, "-"), clean(was)
-		}
-		widens := ""
-		if ch.Widens {
-			widens = "  " + a.paint(33, "(lets more through)")
-		}
-		a.printf("  %s %s: %s%s\n", mark, clean(ch.Field), word, widens)
+		a.printChange(ch)
+	}
+	switch {
+	case d.Pending != nil:
+		a.printf("  somebody else approves it, until %s, with: bawn approve %s\n", d.Pending.ExpiresAt.UTC().Format(time.DateOnly), clean(d.Pending.ID))
+		return
+	case d.DryRun && d.Approval == "needed":
+		a.printf("  somebody else would have to approve it\n")
 	}
 	for _, r := range v.Perimeter.Ingress.HTTP {
 		a.printf("  %-6s %s%s  %s\n", clean(r.Method), clean(c.Public()), clean(r.Path), clean(accessText(r.Access, a.Now())))
 	}
+}
+
+// printChange prints one difference between two versions.
+func (a *app) printChange(ch client.Change) {
+	mark, word := a.paint(36, "~"), fmt.Sprintf("%s -> %s", clean(ch.Old), clean(ch.New))
+	switch {
+	case ch.Old == "":
+		mark, word = a.paint(32, "+"), clean(ch.New)
+	case ch.New == "":
+		mark, word = a.paint(31, "-"), clean(ch.Old)
+	}
+	widens := ""
+	if ch.Widens {
+		widens = "  " + a.paint(33, "(lets more through)")
+	}
+	a.printf("  %s %s: %s%s\n", mark, clean(ch.Field), word, widens)
 }

@@ -42,6 +42,9 @@ func newStatus(a *app) *cobra.Command {
 				} else {
 					a.printf("  public   %s\n  node     %s\n  version  %s\n  started  %s\n",
 						clean(s.Public), clean(s.Node), clean(s.Version), a.ago(s.Started))
+					if s.Solo {
+						a.printf("  solo     %s\n", a.paint(33, "deploys that widen a perimeter count as approved"))
+					}
 				}
 			}
 			if !s.Ready {

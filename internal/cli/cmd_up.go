@@ -30,8 +30,12 @@ administrator's key, and writes the context file that the other commands use. La
 starts keep all of it; a context file that has gone is written again with a new key.
 Making sandboxes needs root.
 
+A deploy that widens a function's perimeter, its first one included, waits until
+somebody else approves it ("bawn approve"). Where there is nobody else, --solo says so:
+such deploys count as approved then, which is recorded and shown by status and doctor.
+
 SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`,
-		Example: `  bawn up
+		Example: `  bawn up --solo
   bawn up --data /srv/bawn --public 0.0.0.0:443 --admin 127.0.0.1:8444 --name fn.example.org
   ` + client.ContextEnv + `=./context.json bawn up --data ./data --public 127.0.0.1:0 --admin 127.0.0.1:0`,
 		Args: cobra.NoArgs,
@@ -75,6 +79,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringVar(&cfg.OTLPEndpoint, "otlp", "", "send traces to this OTLP/HTTP endpoint (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
 	f.IntVar(&cfg.Warm, "warm", 0, "warm sandboxes to keep for each runtime in use: more for bursts, fewer for memory (0: 4; -1: none)")
 	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
+	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
 	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")

@@ -35,6 +35,7 @@ type plane struct {
 	t     testing.TB
 	dir   string
 	now   time.Time
+	four  bool   // a second principal must approve
 	tick  func() // when somebody looks at the clock; nil: nothing
 	gate  *deploy.Gate
 	log   *evidence.Log
@@ -84,7 +85,7 @@ func (p *plane) open() {
 		}
 		return p.compile(v, code)
 	}
-	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Compile: compile, Now: now})
+	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Compile: compile, Solo: !p.four, Now: now})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {

@@ -201,12 +201,22 @@ func (n *Node) inspect(ctx context.Context, p bawn.Principal, v *bawn.Version) (
 	return n.calls.pool.Inspect(ctx, v, true)
 }
 
+// fourEyes says whether what widens a perimeter needs a second principal.
+func (n *Node) fourEyes() bawn.Capability {
+	c := bawn.Capability{Name: "approval by a second principal", Control: "A5", OK: !n.cfg.Solo, Detail: "a deploy that widens a perimeter waits for one"}
+	if n.cfg.Solo {
+		c.Detail = "the node was started with --solo: the deploys of its one operator count as approved"
+		c.Fix = "once somebody else can approve, start it without --solo"
+	}
+	return c
+}
+
 // doctor is an api.Config.Doctor.
 func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: n.calls.driver.Probe()}
+	doc := api.Doctor{Capabilities: append(n.calls.driver.Probe(), n.fourEyes())}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

@@ -34,7 +34,10 @@ type Config struct {
 	OTLPEndpoint string        // URL that takes traces as OTLP over HTTP; empty: no traces
 	Version      string        // of the program, for the status
 	Warm         int           // warm sandboxes for each runtime in use; 0: the pool's default; negative: none
-	Log          *slog.Logger  // nil discards
+	// Solo says that the node has one operator only: nobody could approve what
+	// they deploy, so it counts as approved. It is recorded, and shown.
+	Solo bool
+	Log  *slog.Logger // nil discards
 }
 
 func (c *Config) fill() {

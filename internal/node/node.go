@@ -161,7 +161,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Now: time.Now,
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start.
-		Compile: n.compile, Log: log,
+		Compile: n.compile, Solo: cfg.Solo, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -196,7 +196,11 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		Extra: map[string]http.Handler{"GET /metrics": metrics.handler()},
 	})
 
-	if err := n.record.Append(ctx, n.event("start", "ok", map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String()})); err != nil {
+	start := map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String()}
+	if cfg.Solo {
+		start["solo"] = "deploys that widen a perimeter count as approved"
+	}
+	if err := n.record.Append(ctx, n.event("start", "ok", start)); err != nil {
 		return nil, err
 	}
 	n.onClose("stop record", func(ctx context.Context) error { return n.record.Append(ctx, n.event("stop", "ok", nil)) })
@@ -309,7 +313,7 @@ func reachable(a net.Addr) string {
 }
 
 func (n *Node) status() api.Status {
-	s := api.Status{Ready: n.isReady.Load(), Version: n.cfg.Version, Node: n.ca.id(), Public: "https://" + n.PublicAddr(), Started: n.started.UTC()}
+	s := api.Status{Ready: n.isReady.Load(), Version: n.cfg.Version, Node: n.ca.id(), Public: "https://" + n.PublicAddr(), Started: n.started.UTC(), Solo: n.cfg.Solo}
 	switch {
 	case n.stopping.Err() != nil:
 		s.Message = "it is stopping"
@@ -391,7 +395,7 @@ func (n *Node) writeContext(ctx context.Context) error {
 		name = "admin-" + strings.ToLower(n.started.UTC().Format("20060102-150405"))
 		n.notice = fmt.Sprintf("a new administrator's key, %s, was put into %s; `bawn key ls` shows the ones before", name, path)
 	}
-	secret, key, err := n.keys.Create(ctx, bawn.Key{Name: name, Tenant: bawn.DefaultTenant, Role: bawn.RoleAdmin, CreatedBy: n.principal().String()})
+	secret, key, err := n.keys.Create(ctx, bawn.Key{Name: name, Tenant: bawn.DefaultTenant, Role: bawn.RoleOperator, CreatedBy: n.principal().String()})
 	if err != nil {
 		return err
 	}
