@@ -12,7 +12,7 @@ import (
 type NewKey struct {
 	Name      string    `json:"name"`
 	Role      bawn.Role `json:"role"`
-	Functions []string  `json:"functions,omitempty"` // for an invoker; empty means all
+	Functions []string  `json:"functions,omitempty"` // the only ones it has to do with; empty means all
 	TTL       string    `json:"ttl,omitempty"`       // such as "720h"; empty means that it does not expire
 }
 

@@ -195,7 +195,7 @@ func TestRefusals(t *testing.T) {
 		{"POST", "/v1/functions/nobody/invocations", "", 404, bawn.CodeNotFound, `no function "nobody"`},
 		{"POST", "/v1/functions/nobody/invocations", `"` + strings.Repeat("a", bawn.MaxEventBytes) + `"`, 413, bawn.CodeTooLarge, "bytes"},
 		{"POST", "/v1/keys", `{"name": "` + strings.Repeat("a", 2<<20) + `"}`, 413, bawn.CodeTooLarge, "bytes"},
-		{"POST", "/v1/keys", `{"name": "x", "role": "king"}`, 422, bawn.CodeUnprocessable, "role"},
+		{"POST", "/v1/keys", `{"name": "x", "role": "the king"}`, 400, bawn.CodeInvalid, "role name"},
 		{"POST", "/v1/keys", `{"name": "X", "role": "admin"}`, 400, bawn.CodeInvalid, "key name"},
 		{"POST", "/v1/keys", `{"name": "x", "role": "admin", "ttl": "soon"}`, 400, bawn.CodeInvalid, "ttl"},
 		{"DELETE", "/v1/keys/nobody", "", 404, bawn.CodeNotFound, "nobody"},

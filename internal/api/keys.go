@@ -23,8 +23,8 @@ func (a *api) listKeys(ctx context.Context, _ *none) (*keysOutput, error) {
 type createKeyInput struct {
 	Body struct {
 		Name      string    `json:"name" minLength:"1" maxLength:"63"`
-		Role      bawn.Role `json:"role" enum:"admin,deployer,invoker,viewer"`
-		Functions []string  `json:"functions,omitempty" maxItems:"100" doc:"for an invoker: the functions it may call; empty means all"`
+		Role      bawn.Role `json:"role" minLength:"1" maxLength:"63" doc:"operator, admin, deployer, policy-admin, secret-admin, auditor, invoker, viewer, or a role that only callers and guardrails speak of"`
+		Functions []string  `json:"functions,omitempty" maxItems:"100" doc:"the only functions that it has to do with; empty means all"`
 		TTL       string    `json:"ttl,omitempty" maxLength:"32" doc:"how long it lives, such as 720h; empty means until it is revoked"`
 	}
 }
@@ -40,6 +40,9 @@ func (a *api) createKey(ctx context.Context, in *createKeyInput) (*createKeyOutp
 	b := in.Body
 	k := bawn.Key{Name: b.Name, Role: b.Role, Functions: b.Functions}
 	if err := bawn.CheckName("key", b.Name); err != nil {
+		return nil, err
+	}
+	if err := bawn.CheckName("role", string(b.Role)); err != nil {
 		return nil, err
 	}
 	for _, f := range b.Functions {

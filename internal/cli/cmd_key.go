@@ -36,8 +36,15 @@ func newKeyCreate(a *app) *cobra.Command {
 		Long: `Makes a key and prints its secret to standard output. The node keeps only a hash:
 the secret cannot be shown again.
 
-Roles: admin may do everything; deployer may read, deploy, roll back, remove and
-read logs; invoker may call functions; viewer may read everything but keys.`,
+Roles: operator may do everything, tenants and backups included; admin everything in its
+tenant; deployer may read, deploy, roll back, remove and read logs; policy-admin sets
+guardrails and approves what widens a perimeter; secret-admin keeps secrets; auditor
+reads everything, the evidence included; invoker calls functions; viewer reads
+functions and their logs. Any other name is a role that has no rights but those that
+"callers" of a manifest or a guardrail give it.
+
+Nobody makes a key that may do more than they. With --function it has to do with these
+functions only, whatever its role.`,
 		Example: `  bawn key create ci --role deployer --ttl 90d
   KEY=$(bawn key create partner --role invoker --function hello)
   curl --cacert ca.pem -H "Authorization: Bearer $KEY" https://127.0.0.1:8443/hello`,
@@ -48,11 +55,8 @@ read logs; invoker may call functions; viewer may read everything but keys.`,
 			if err := bawn.CheckName("key", k.Name); err != nil {
 				return usagef("%s", err.(*bawn.Error).Message)
 			}
-			if !knownRole(k.Role) {
-				return usagef("--role %q: want one of %s", role, rolesText())
-			}
-			if len(k.Functions) > 0 && k.Role != bawn.RoleInvoker {
-				return usagef("--function limits an invoker; a %s has rights over all functions", role)
+			if err := bawn.CheckName("role", role); err != nil {
+				return usagef("--role %q: want one of %s, or the name of a role that callers and guardrails speak of", role, rolesText())
 			}
 			if ttl != "" {
 				d, err := manifest.ParseDuration(ttl)
@@ -78,7 +82,7 @@ read logs; invoker may call functions; viewer may read everything but keys.`,
 		}),
 	}
 	c.Flags().StringVar(&role, "role", string(bawn.RoleInvoker), "what it may be used for: "+rolesText())
-	c.Flags().StringSliceVar(&k.Functions, "function", nil, "for an invoker: a function it may call (more than once; default all)")
+	c.Flags().StringSliceVar(&k.Functions, "function", nil, "a function that it has to do with, and no other (more than once; default all)")
 	c.Flags().StringVar(&ttl, "ttl", "", "how long it lives: 12h, 90d (default: until it is revoked)")
 	c.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(strings.Split(rolesText(), ", "), cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("function", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
@@ -86,15 +90,6 @@ read logs; invoker may call functions; viewer may read everything but keys.`,
 	})
 	a.addOutput(c)
 	return c
-}
-
-func knownRole(r bawn.Role) bool {
-	for _, k := range bawn.Roles() {
-		if r == k {
-			return true
-		}
-	}
-	return false
 }
 
 func rolesText() string {

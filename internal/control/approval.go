@@ -128,12 +128,12 @@ func (c *Control) dropExpired(ctx context.Context) {
 // Approvals lists what waits for approval in the principal's tenant, oldest
 // first.
 func (c *Control) Approvals(ctx context.Context, p bawn.Principal) ([]Approval, error) {
-	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
+	if err := c.authorize(ctx, p, policy.Read, scope(p)); err != nil {
 		return nil, err
 	}
 	all := []Approval{}
 	for _, a := range c.approvals.All(p.Tenant + ".") {
-		if c.cfg.Now().Before(a.ExpiresAt) {
+		if c.cfg.Now().Before(a.ExpiresAt) && concerns(p, a.Function) {
 			all = append(all, a)
 		}
 	}

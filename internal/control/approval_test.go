@@ -257,3 +257,60 @@ func TestA8(t *testing.T) {
 		t.Errorf("live: %+v", v)
 	}
 }
+
+// TestA8Keys lets nobody make a key that may do more than they.
+func TestA8Keys(t *testing.T) {
+	p, ctx := open(t), context.Background()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	held := p.key(node, "held", "ops")
+	held.Functions, held.Roles = []string{"f", "g"}, []bawn.Role{bawn.RoleDeployer, "ops"}
+	for _, test := range []struct {
+		who   bawn.Principal
+		want  bawn.Key
+		allow bool
+	}{
+		{who("main", bawn.RoleOperator), bawn.Key{Role: bawn.RoleOperator}, true},
+		{who("main", bawn.RoleOperator), bawn.Key{Role: "anything"}, true},
+		{admin, bawn.Key{Role: bawn.RoleAdmin}, true},
+		{admin, bawn.Key{Role: "anything"}, true},
+		{admin, bawn.Key{Role: bawn.RoleOperator}, false},
+		{held, bawn.Key{Role: bawn.RoleDeployer}, false},
+		{held, bawn.Key{Role: bawn.RoleDeployer, Functions: []string{"f", "h"}}, false},
+		{held, bawn.Key{Role: bawn.RoleDeployer, Functions: []string{"g"}}, true},
+		{held, bawn.Key{Role: "ops", Functions: []string{"g"}}, true},
+		{held, bawn.Key{Role: bawn.RoleAdmin, Functions: []string{"g"}}, false},
+		{held, bawn.Key{Role: bawn.RoleSecretAdmin, Functions: []string{"g"}}, false},
+	} {
+		if err := mayGrant(test.who, test.want); (err == nil) != test.allow || err != nil && err.Code != bawn.CodeDenied {
+			t.Errorf("%v makes %+v: %v", test.who.Roles, test.want, err)
+		}
+	}
+	_, _, err := p.CreateKey(ctx, admin, bawn.Key{Name: "more", Role: bawn.RoleOperator})
+	code1(t, "an admin makes an operator", err, bawn.CodeDenied, "yourself")
+	if r := p.last("key.create", "deny"); r.Control != "A8" || r.Detail["role"] != "operator" {
+		t.Errorf("recorded %+v", r)
+	}
+	if _, _, err := p.CreateKey(ctx, admin, bawn.Key{Name: "ops", Role: "ops", Functions: []string{"f"}}); err != nil {
+		t.Error(err)
+	}
+	if r := p.last("key.create", "ok"); r.Detail["after"] != "role ops functions f" {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
+// Who is held to functions deploys and sees those, and no other.
+func TestHeldToFunctions(t *testing.T) {
+	p, ctx := open(t), context.Background()
+	digest := p.upload(admin, "def handler(e, c): return 1\n")
+	p.deploy("other", digest)
+	held := p.key(admin, "held", bawn.RoleDeployer, "f")
+	if d := p.try(held, "f", p.upload(held, "def handler(e, c): return 2\n")); !d.Created {
+		t.Errorf("%+v", d)
+	}
+	_, err := p.Deploy(ctx, held, "other", spec(), digest, true)
+	code1(t, "another function", err, bawn.CodeDenied, "")
+	list, err := p.Functions(ctx, held)
+	if err != nil || len(list) != 1 || list[0].Function.Name != "f" {
+		t.Errorf("sees %+v %v", list, err)
+	}
+}

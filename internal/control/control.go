@@ -283,6 +283,21 @@ func (c *Control) onFunction(ctx context.Context, p bawn.Principal, action polic
 	return c.authorize(ctx, p, action, bawn.Ref{Tenant: p.Tenant, Function: name})
 }
 
+// scope is what a request of p that names no function is about: its tenant, or,
+// if it is held to functions, one of those: what it then sees are its own.
+func scope(p bawn.Principal) bawn.Ref {
+	r := bawn.Ref{Tenant: p.Tenant}
+	if len(p.Functions) > 0 {
+		r.Function = p.Functions[0]
+	}
+	return r
+}
+
+// concerns reports whether p has to do with the function.
+func concerns(p bawn.Principal, function string) bool {
+	return len(p.Functions) == 0 || slices.Contains(p.Functions, function)
+}
+
 func notFound(name string) *bawn.Error {
 	return bawn.Errorf(bawn.CodeNotFound, "control", "there is no function %q", name).WithFix("bawn ls lists the functions that there are")
 }
@@ -367,13 +382,10 @@ func (c *Control) CreateKey(ctx context.Context, p bawn.Principal, want bawn.Key
 		return "", bawn.Key{}, err
 	}
 	want.Tenant, want.CreatedBy = p.Tenant, p.String()
-	what := bawn.Record{Action: "key.create", Detail: map[string]string{"name": want.Name, "role": string(want.Role)}}
-	if len(want.Functions) > 0 {
-		what.Detail["functions"] = strings.Join(want.Functions, ",")
+	if err := mayGrant(p, want); err != nil {
+		return "", bawn.Key{}, c.refused(ctx, p, bawn.Record{Action: "key.create", Control: "A8", Detail: map[string]string{"name": want.Name, "role": string(want.Role)}}, err)
 	}
-	if !want.ExpiresAt.IsZero() {
-		what.Detail["expires"] = want.ExpiresAt.UTC().Format(time.RFC3339)
-	}
+	what := bawn.Record{Action: "key.create", Detail: map[string]string{"name": want.Name, "role": string(want.Role), "after": rights(want)}}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
 		secret, key, err = c.cfg.Keys.Create(ctx, want)
 		if err == nil {
@@ -395,6 +407,43 @@ func (c *Control) CreateKey(ctx context.Context, p bawn.Principal, want bawn.Key
 	return secret, key, err
 }
 
+// mayGrant refuses a key that could do more than who makes it; control A8. An
+// operator holds every role, an administrator every one but that.
+func mayGrant(p bawn.Principal, want bawn.Key) *bawn.Error {
+	const op = "control.keys"
+	holds := p.Has(want.Role) || p.Has(bawn.RoleAdmin) && want.Role != bawn.RoleOperator || p.Has(bawn.RoleOperator)
+	if !holds {
+		return bawn.Errorf(bawn.CodeDenied, op, "you do not hold the role %.40q yourself: nobody makes a key that may do more than they", string(want.Role)).
+			WithFix("have the key made by somebody who holds the role")
+	}
+	if len(p.Functions) == 0 {
+		return nil
+	}
+	for _, f := range want.Functions {
+		if !slices.Contains(p.Functions, f) {
+			return bawn.Errorf(bawn.CodeDenied, op, "you have nothing to do with the function %q yourself: nobody makes a key that may do more than they", f).
+				WithFix("leave it out, or have the key made by somebody who has")
+		}
+	}
+	if len(want.Functions) == 0 {
+		return bawn.Errorf(bawn.CodeDenied, op, "you are held to %d functions, and the key would not be: nobody makes a key that may do more than they", len(p.Functions)).
+			WithFix("hold it to functions of yours")
+	}
+	return nil
+}
+
+// rights is what a key may do, for the evidence.
+func rights(k bawn.Key) string {
+	s := "role " + string(k.Role)
+	if len(k.Functions) > 0 {
+		s += " functions " + strings.Join(k.Functions, ",")
+	}
+	if !k.ExpiresAt.IsZero() {
+		s += " until " + k.ExpiresAt.UTC().Format(time.RFC3339)
+	}
+	return s
+}
+
 // Keys lists the keys of the principal's tenant.
 func (c *Control) Keys(ctx context.Context, p bawn.Principal) ([]bawn.Key, error) {
 	if err := c.authorize(ctx, p, policy.Keys, bawn.Ref{Tenant: p.Tenant}); err != nil {
@@ -408,10 +457,12 @@ func (c *Control) RevokeKey(ctx context.Context, p bawn.Principal, id string) er
 	if err := c.authorize(ctx, p, policy.Keys, bawn.Ref{Tenant: p.Tenant}); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(c.cfg.Keys.List(p.Tenant), func(k bawn.Key) bool { return k.ID == id }) {
+	list := c.cfg.Keys.List(p.Tenant)
+	i := slices.IndexFunc(list, func(k bawn.Key) bool { return k.ID == id })
+	if i < 0 {
 		return bawn.Errorf(bawn.CodeNotFound, "control", "there is no key %.80q", id).WithFix("bawn key ls lists the keys that there are")
 	}
-	return c.change(ctx, p, bawn.Record{Action: "key.revoke", Detail: map[string]string{"id": id}}, func(ctx context.Context) error {
+	return c.change(ctx, p, bawn.Record{Action: "key.revoke", Detail: map[string]string{"id": id, "name": list[i].Name, "before": rights(list[i])}}, func(ctx context.Context) error {
 		return c.cfg.Keys.Revoke(ctx, p.Tenant, id)
 	})
 }

@@ -60,7 +60,7 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 	if err := bawn.CheckDigest(digest); err != nil {
 		return bawn.Artifact{}, err
 	}
-	if err := c.authorize(ctx, p, policy.Deploy, bawn.Ref{Tenant: p.Tenant}); err != nil {
+	if err := c.authorize(ctx, p, policy.Deploy, scope(p)); err != nil {
 		return bawn.Artifact{}, err
 	}
 	if a, ok, err := c.artifact(ctx, p.Tenant, digest); err != nil || ok {
@@ -146,7 +146,7 @@ func (c *Control) HasArtifact(ctx context.Context, p bawn.Principal, digest stri
 	if err := bawn.CheckDigest(digest); err != nil {
 		return false, err
 	}
-	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
+	if err := c.authorize(ctx, p, policy.Read, scope(p)); err != nil {
 		return false, err
 	}
 	_, ok, err := c.artifact(ctx, p.Tenant, digest)
@@ -443,15 +443,16 @@ func point(f *bawn.Function, n int) {
 	f.Aliases[bawn.LiveAlias] = n
 }
 
-// Functions lists the functions of the principal's tenant by name.
+// Functions lists the functions of the principal's tenant, or those that it is
+// held to, by name.
 func (c *Control) Functions(ctx context.Context, p bawn.Principal) ([]Summary, error) {
-	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
+	if err := c.authorize(ctx, p, policy.Read, scope(p)); err != nil {
 		return nil, err
 	}
 	var all []Summary
 	for _, f := range c.functions.All(p.Tenant + ".") {
 		live, _, ok := c.versions.Get(versionKey(f.Tenant, f.Name, f.Aliases[bawn.LiveAlias]))
-		if ok { // not so only for one that is being removed
+		if ok && concerns(p, f.Name) { // no version only for one that is being removed
 			all = append(all, Summary{f, live})
 		}
 	}

@@ -43,10 +43,11 @@ type storedKey struct {
 	bawn.Key
 	Hash []byte `json:"hash"` // SHA-256 of the whole secret, prefix and id included
 
-	roles []bawn.Role // its role, as principals have them
 	// Makers are who made the key's maker, who made that one, and so on: they
 	// stay known when the keys between are revoked.
 	Makers []string `json:"makers,omitempty"`
+
+	roles []bawn.Role // its role, as principals have them
 }
 
 // OpenKeys opens the keys that the store holds.
@@ -64,11 +65,21 @@ func OpenKeys(ctx context.Context, s *store.Store) (*Keys, error) {
 			delete(k.byID, id)
 		} else {
 			known := *v // what the table has is shared
-			known.roles = []bawn.Role{v.Role}
+			known.Role = roleOf(v.Key)
+			known.roles = []bawn.Role{known.Role}
 			k.byID[id] = &known
 		}
 	})
 	return k, nil
+}
+
+// roleOf returns the role that a key has by now. What a node made for its first
+// administrator, before there were operators, is its operator's.
+func roleOf(k bawn.Key) bawn.Role {
+	if k.Role == bawn.RoleAdmin && k.Tenant == bawn.DefaultTenant && strings.HasPrefix(k.CreatedBy, bawn.PrincipalNode+":") {
+		return bawn.RoleOperator
+	}
+	return k.Role
 }
 
 // Create makes a key from want's name, tenant, role, functions, end and maker;
@@ -134,11 +145,11 @@ func (k *Keys) check(want bawn.Key) error {
 	if err := bawn.CheckName("tenant", want.Tenant); err != nil {
 		return err
 	}
-	if !slices.Contains(bawn.Roles(), want.Role) {
-		return bawn.Errorf(bawn.CodeInvalid, op, "%.40q is not a role", string(want.Role)).WithFix("use one of admin, deployer, invoker, viewer")
+	if err := bawn.CheckName("role", string(want.Role)); err != nil {
+		return err
 	}
-	if len(want.Functions) > 0 && want.Role != bawn.RoleInvoker {
-		return bawn.Errorf(bawn.CodeInvalid, op, "only a key with the role invoker can be held to functions").WithFix("leave the functions out, or make the key an invoker")
+	if want.Role == bawn.RoleOperator && (want.Tenant != bawn.DefaultTenant || len(want.Functions) > 0) {
+		return bawn.Errorf(bawn.CodeInvalid, op, "an operator's key belongs to the tenant %s and is held to no functions", bawn.DefaultTenant).WithFix("give it the role %s", bawn.RoleAdmin)
 	}
 	if len(want.Functions) > maxFunctions {
 		return bawn.Errorf(bawn.CodeTooLarge, op, "the key names %d functions, at most %d are allowed", len(want.Functions), maxFunctions).
@@ -236,6 +247,7 @@ func parseSecret(s string) (id string, ok bool) {
 func (k *Keys) List(tenant string) []bawn.Key {
 	all := []bawn.Key{}
 	for _, v := range k.table.All(tenant + ".") {
+		v.Role = roleOf(v.Key)
 		all = append(all, v.Key)
 	}
 	slices.SortStableFunc(all, func(a, b bawn.Key) int { return strings.Compare(a.Name, b.Name) })

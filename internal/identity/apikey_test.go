@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -166,9 +167,10 @@ func TestCreateRefuses(t *testing.T) {
 		"no tenant":      func(x *bawn.Key) { x.Tenant = "" },
 		"bad tenant":     func(x *bawn.Key) { x.Tenant = "a.>" },
 		"no role":        func(x *bawn.Key) { x.Role = "" },
-		"bad role":       func(x *bawn.Key) { x.Role = "root" },
+		"bad role":       func(x *bawn.Key) { x.Role = "the root" },
 		"bad function":   func(x *bawn.Key) { x.Functions = []string{"*"} },
-		"not an invoker": func(x *bawn.Key) { x.Role, x.Functions = bawn.RoleAdmin, []string{"f"} },
+		"held operator":  func(x *bawn.Key) { x.Role, x.Functions = bawn.RoleOperator, []string{"f"} },
+		"their operator": func(x *bawn.Key) { x.Role, x.Tenant = bawn.RoleOperator, "acme" },
 		"past":           func(x *bawn.Key) { x.ExpiresAt = time.Now().Add(-time.Second) },
 		"long maker":     func(x *bawn.Key) { x.CreatedBy = strings.Repeat("x", 257) },
 	} {
@@ -184,6 +186,35 @@ func TestCreateRefuses(t *testing.T) {
 	wantCode(t, err, bawn.CodeTooLarge)
 	if n := len(k.List("main")); n != 0 {
 		t.Fatalf("%d keys were made", n)
+	}
+}
+
+// The first administrator's key of a node from before there were operators is
+// its operator's; other administrators stay what they are.
+func TestFirstKeyIsTheOperators(t *testing.T) {
+	k, _ := openKeys(t, t.TempDir())
+	for _, test := range []struct {
+		key  bawn.Key
+		want bawn.Role
+	}{
+		{bawn.Key{Name: "admin", Tenant: "main", Role: bawn.RoleAdmin, CreatedBy: "node:15597fc76d96"}, bawn.RoleOperator},
+		{bawn.Key{Name: "made", Tenant: "main", Role: bawn.RoleAdmin, CreatedBy: "key:0123456789abcdef"}, bawn.RoleAdmin},
+		{bawn.Key{Name: "theirs", Tenant: "acme", Role: bawn.RoleAdmin, CreatedBy: "node:15597fc76d96"}, bawn.RoleAdmin},
+		{bawn.Key{Name: "looks", Tenant: "main", Role: bawn.RoleViewer, CreatedBy: "node:15597fc76d96"}, bawn.RoleViewer},
+	} {
+		secret, key, err := k.Create(t.Context(), test.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := k.Authenticate(secret)
+		if err != nil || !slices.Equal(p.Roles, []bawn.Role{test.want}) {
+			t.Errorf("%s: %v %v", test.key.Name, p.Roles, err)
+		}
+		for _, l := range k.List(key.Tenant) {
+			if l.ID == key.ID && l.Role != test.want {
+				t.Errorf("%s is listed as %s", l.Name, l.Role)
+			}
+		}
 	}
 }
 
