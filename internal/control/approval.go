@@ -128,7 +128,7 @@ func (c *Control) dropExpired(ctx context.Context) {
 // Approvals lists what waits for approval in the principal's tenant, oldest
 // first.
 func (c *Control) Approvals(ctx context.Context, p bawn.Principal) ([]Approval, error) {
-	if err := c.authorize(ctx, p, policy.Read, scope(p)); err != nil {
+	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
 		return nil, err
 	}
 	all := []Approval{}

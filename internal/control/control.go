@@ -283,16 +283,6 @@ func (c *Control) onFunction(ctx context.Context, p bawn.Principal, action polic
 	return c.authorize(ctx, p, action, bawn.Ref{Tenant: p.Tenant, Function: name})
 }
 
-// scope is what a request of p that names no function is about: its tenant, or,
-// if it is held to functions, one of those: what it then sees are its own.
-func scope(p bawn.Principal) bawn.Ref {
-	r := bawn.Ref{Tenant: p.Tenant}
-	if len(p.Functions) > 0 {
-		r.Function = p.Functions[0]
-	}
-	return r
-}
-
 // concerns reports whether p has to do with the function.
 func concerns(p bawn.Principal, function string) bool {
 	return len(p.Functions) == 0 || slices.Contains(p.Functions, function)

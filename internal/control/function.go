@@ -60,7 +60,7 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 	if err := bawn.CheckDigest(digest); err != nil {
 		return bawn.Artifact{}, err
 	}
-	if err := c.authorize(ctx, p, policy.Deploy, scope(p)); err != nil {
+	if err := c.authorize(ctx, p, policy.Deploy, bawn.Ref{Tenant: p.Tenant}); err != nil {
 		return bawn.Artifact{}, err
 	}
 	if a, ok, err := c.artifact(ctx, p.Tenant, digest); err != nil || ok {
@@ -146,7 +146,7 @@ func (c *Control) HasArtifact(ctx context.Context, p bawn.Principal, digest stri
 	if err := bawn.CheckDigest(digest); err != nil {
 		return false, err
 	}
-	if err := c.authorize(ctx, p, policy.Read, scope(p)); err != nil {
+	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
 		return false, err
 	}
 	_, ok, err := c.artifact(ctx, p.Tenant, digest)
@@ -446,7 +446,7 @@ func point(f *bawn.Function, n int) {
 // Functions lists the functions of the principal's tenant, or those that it is
 // held to, by name.
 func (c *Control) Functions(ctx context.Context, p bawn.Principal) ([]Summary, error) {
-	if err := c.authorize(ctx, p, policy.Read, scope(p)); err != nil {
+	if err := c.authorize(ctx, p, policy.Read, bawn.Ref{Tenant: p.Tenant}); err != nil {
 		return nil, err
 	}
 	var all []Summary
