@@ -79,7 +79,7 @@ github.com/danielgtaylor/huma/: internal/api
 github.com/spf13/: internal/cli
 github.com/schollz/progressbar/: internal/cli
 golang.org/x/term: internal/cli
-golang.org/x/mod/: internal/evidence/tlog
+golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest

@@ -14,6 +14,7 @@ package store
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -53,6 +54,12 @@ type Config struct {
 	// One process may use it at a time: see [LockDir].
 	Dir string
 
+	// State is the folder of the tables' manifests, made if missing; empty means
+	// the folder state within Dir. It should be where nothing but Bawn writes.
+	State string
+	// Key signs the manifests. Without one they tell damage, and not who made it.
+	Key ed25519.PrivateKey
+
 	// Log takes what the embedded server says. Nil discards it.
 	Log *slog.Logger
 }
@@ -60,6 +67,8 @@ type Config struct {
 // Store is an open store. It is safe for concurrent use.
 type Store struct {
 	dir   string
+	state string
+	key   ed25519.PrivateKey
 	log   *slog.Logger
 	srv   *server.Server
 	write *nats.Conn // for what changes something
@@ -70,8 +79,11 @@ type Store struct {
 	ending context.Context // ends with Close, and with it who follows a stream
 	end    context.CancelFunc
 
+	expected map[string]uint64 // see Expect
+
 	mu    sync.Mutex
 	files []*os.File // closed at the end
+	parts []part     // the open tables, by name
 }
 
 func (s *Store) atClose(f *os.File) {
@@ -95,12 +107,22 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := checkFormat(cfg.Dir); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: cfg.Dir, log: cfg.Log}
+	if cfg.State == "" {
+		cfg.State = filepath.Join(cfg.Dir, "state")
+	}
+	if cfg.Key == nil {
+		cfg.Key = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	}
+	if err := os.MkdirAll(cfg.State, 0o700); err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the folder for the manifests of the state cannot be made").
+			WithFix("give --data a folder that Bawn may write to")
+	}
+	s := &Store{dir: cfg.Dir, state: cfg.State, key: cfg.Key, log: cfg.Log}
 	s.ending, s.end = context.WithCancel(context.Background())
 	if total, _, err := diskSpace(cfg.Dir); err == nil {
 		s.room = min(max(total/20, minRoom), maxRoom)
 	}
-	if err := checkBlocks(cfg.Dir); err != nil {
+	if err := s.checkBlocks(); err != nil {
 		return nil, err
 	}
 	// Recovery on a full disk would let the server fail half-way and then take
@@ -256,7 +278,35 @@ func (s *Store) fail(err error, op string) error {
 
 func damaged(op, what string, args ...any) *bawn.Error {
 	return bawn.Errorf(bawn.CodeUnavailable, op, what, args...).
-		WithFix("stop Bawn, check the disk, and put the data directory back from a backup; Bawn does not start on data that it cannot trust")
+		WithFix("stop Bawn, check the disk, and put the data directory back from a backup: bawn backup restore; Bawn does not start on data that it cannot trust")
+}
+
+// damagedStream is the error of a stream whose files are there and cannot be read.
+type damagedStream struct{ name string }
+
+func (e *damagedStream) Error() string { return "the stored stream " + e.name + " is damaged" }
+
+// streamDir is where the server keeps a stream.
+func (s *Store) streamDir(name string) string {
+	return filepath.Join(s.dir, "jetstream", "$G", "streams", name)
+}
+
+// setAside moves the files of a stream that cannot be used out of the server's way,
+// for whoever looks into what happened.
+func (s *Store) setAside(name string) error {
+	to := filepath.Join(s.dir, "damaged")
+	err := os.MkdirAll(to, 0o700)
+	if err == nil {
+		err = os.Rename(s.streamDir(name), filepath.Join(to, name+"-"+time.Now().UTC().Format("20060102T150405.000000000")))
+	}
+	if err == nil {
+		err = syncDir(to)
+	}
+	if err != nil {
+		return bawn.Wrap(err, bawn.CodeUnavailable, "store.damaged", "the damaged stream %s cannot be set aside", name).
+			WithFix("check the rights of the data directory")
+	}
+	return nil
 }
 
 // openStream makes the JetStream stream or changes it to cfg. A stream whose
@@ -265,9 +315,10 @@ func damaged(op, what string, args ...any) *bawn.Error {
 func (s *Store) openStream(ctx context.Context, cfg jetstream.StreamConfig) (js jetstream.Stream, err error) {
 	const op = "store.open"
 	if _, err = s.js.Stream(ctx, cfg.Name); errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = os.Stat(filepath.Join(s.dir, "jetstream", "$G", "streams", cfg.Name, "meta.inf"))
-		if err == nil {
-			return nil, damaged(op, "the stored stream %s is damaged: its files are there and cannot be read", cfg.Name)
+		if _, err = os.Stat(filepath.Join(s.streamDir(cfg.Name), "meta.inf")); err == nil {
+			e := damaged(op, "the stored stream %s is damaged: its files are there and cannot be read", cfg.Name)
+			e.Err = &damagedStream{cfg.Name}
+			return nil, e
 		}
 	} else if err != nil {
 		return nil, s.fail(err, op)
@@ -331,18 +382,20 @@ func writeFormat(name string) error {
 // out of memory long before. It looks at all blocks of tables and at the newest
 // of each other stream, which are those that are read at the start; what it
 // does not understand it leaves to the server's own checks.
-func checkBlocks(dir string) error {
+func (s *Store) checkBlocks() error {
 	const (
 		recordHead  = 22      // length 4, sequence 8, time 8, size of subject 2
 		headerBit   = 1 << 31 // of the length
 		flagBits    = 3 << 62 // of the sequence
 		maxSequence = 1 << 48
 	)
-	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "$G", "streams", "*"))
+	streams, err := filepath.Glob(s.streamDir("*"))
 	if err != nil {
 		return err
 	}
+next:
 	for _, stream := range streams {
+		name := filepath.Base(stream)
 		blocks, err := filepath.Glob(filepath.Join(stream, "msgs", "*.blk"))
 		if err != nil {
 			return err
@@ -352,7 +405,7 @@ func checkBlocks(dir string) error {
 			return n
 		}
 		slices.SortFunc(blocks, func(a, b string) int { return number(a) - number(b) })
-		if len(blocks) > 1 && !strings.HasPrefix(filepath.Base(stream), "KV_") {
+		if len(blocks) > 1 && !strings.HasPrefix(name, "KV_") {
 			blocks = blocks[len(blocks)-1:]
 		}
 		for _, block := range blocks {
@@ -367,7 +420,15 @@ func checkBlocks(dir string) error {
 					break
 				}
 				if binary.LittleEndian.Uint64(b[4:])&^flagBits > maxSequence {
-					return damaged("store.open", "the stored stream %s is damaged: it has an impossible sequence number", filepath.Base(stream))
+					if !strings.HasPrefix(name, "KV_") {
+						return damaged("store.open", "the stored stream %s is damaged: it has an impossible sequence number", name)
+					}
+					// The table's manifest knows what it held.
+					if err := s.setAside(name); err != nil {
+						return err
+					}
+					s.log.Error("a table's stream has an impossible sequence number; it was set aside", "stream", name)
+					continue next
 				}
 				b = b[size:]
 			}

@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv("STORE_TEST_CHILD") {
 	case "write":
 		childWrites(os.Getenv("STORE_TEST_DIR"))
+	case "table":
+		childTable(os.Getenv("STORE_TEST_DIR"))
 	case "lock":
 		_, err := LockDir(os.Getenv("STORE_TEST_DIR"))
 		fmt.Println(bawn.ErrorCode(err), err)
@@ -235,7 +237,9 @@ func TestTableCatchesUp(t *testing.T) {
 	}
 	m := nats.NewMsg(tb.prefix + "b")
 	m.Data = []byte(`{"name":"b","n":5}`)
-	m.Header.Set(sealHeader, tb.sealAfter("b", false, m.Data))
+	l := line{seq: tb.seq + 1, key: "b", sum: rowSum("b", m.Data)}
+	tb.manifest.sign(tb.manifest.chain, &l)
+	m.Header.Set(manifestHeader, l.String())
 	if _, err := s.js.PublishMsg(ctx, m); err != nil {
 		t.Fatal(err)
 	}
@@ -274,175 +278,6 @@ func TestTableTombstones(t *testing.T) {
 	if tb.Len() != 1 || info.State.Msgs != 2 {
 		t.Fatalf("%d keys in %d messages, want 1 in 2", tb.Len(), info.State.Msgs)
 	}
-}
-
-func TestTableGarbage(t *testing.T) {
-	for name, data := range map[string]string{"not JSON": "\x00\xff{", "wrong type": `{"n":"many"}`} {
-		t.Run(name, func(t *testing.T) {
-			s := open(t, t.TempDir())
-			tb := table(t, s)
-			if _, err := s.js.Publish(t.Context(), tb.prefix+"main.bad", []byte(data)); err != nil {
-				t.Fatal(err)
-			}
-			_, err := OpenTable[thing](t.Context(), s, "things")
-			wantCode(t, err, bawn.CodeUnavailable)
-			if !strings.Contains(err.Error(), "main.bad") {
-				t.Fatalf("the error does not name the key: %v", err)
-			}
-		})
-	}
-}
-
-// Each single flipped bit in a table's blocks is either harmless or found:
-// no value ever vanishes, or changes, in silence.
-func TestTableBitFlip(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
-	tb := table(t, s)
-	want := map[string]thing{}
-	for i := range 20 {
-		k := fmt.Sprintf("main.f%d", i)
-		want[k] = thing{Name: k, N: i}
-		if _, err := tb.Create(t.Context(), k, want[k]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Close()
-	blocks, err := filepath.Glob(filepath.Join(dir, "jetstream/$G/streams/KV_things/msgs/*.blk"))
-	if err != nil || len(blocks) == 0 {
-		t.Fatalf("no blocks: %v", err)
-	}
-	block, err := os.ReadFile(blocks[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	var places []int
-	for _, k := range []string{"f0{", "f7{", "f19{"} {
-		// A record is length 4, sequence 8, time 8, size of subject 2, subject,
-		// size of header 4, header, value, hash 8.
-		i := bytes.Index(block, []byte("$KV.things.main."+k[:len(k)-1]))
-		if i < 22 {
-			t.Fatal("no record of", k)
-		}
-		places = append(places, i-22, i-21, i-18, i-16, i-12, i-11, i-10, i-2, i+3, i+30, i+60, i+150, i+170)
-	}
-	found := 0
-	places = append(places, -1) // nothing flipped: must open
-	for n := range 2 * len(places) {
-		at := places[n/2]
-		cp := t.TempDir()
-		if err := os.CopyFS(cp, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
-		bad := bytes.Clone(block)
-		if at >= 0 {
-			bad[at] ^= 4
-		}
-		name, _ := filepath.Rel(dir, blocks[0])
-		if err := os.WriteFile(filepath.Join(cp, name), bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if n%2 == 0 { // without the index the server reads the blocks themselves
-			os.Remove(filepath.Join(cp, filepath.Dir(name), "index.db"))
-		}
-		func() {
-			s, err := Open(t.Context(), Config{Dir: cp})
-			if err != nil {
-				found++
-				return
-			}
-			defer s.Close()
-			tb, err := OpenTable[thing](t.Context(), s, "things")
-			if err != nil {
-				wantCode(t, err, bawn.CodeUnavailable)
-				if found++; at < 0 {
-					t.Errorf("an undamaged table: %v", err)
-				}
-				return
-			}
-			got := map[string]thing{}
-			for k, v := range tb.All("") {
-				got[k] = v
-			}
-			if d := cmp.Diff(want, got); d != "" {
-				t.Errorf("byte %d, index %v: opened, and %s", at, n%2 == 1, d)
-			}
-		}()
-	}
-	if found == 0 {
-		t.Fatal("no flipped bit was found: the test flips nothing")
-	}
-	t.Logf("%d found", found)
-}
-
-func TestStreamDescriptionDamaged(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
-	if _, err := table(t, s).Create(t.Context(), "a", thing{}); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	meta := filepath.Join(dir, "jetstream/$G/streams/KV_things/meta.inf")
-	if err := os.WriteFile(meta, []byte("{garbage"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Open(t.Context(), Config{Dir: dir})
-	if err != nil {
-		wantCode(t, err, bawn.CodeUnavailable)
-		return
-	}
-	defer s.Close()
-	_, err = OpenTable[thing](t.Context(), s, "things")
-	wantCode(t, err, bawn.CodeUnavailable)
-}
-
-// A seal that is missing, garbled or ahead of the table keeps it shut; one slot
-// may be torn.
-func TestTableSealFile(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, dir)
-	tb := table(t, s)
-	seal := filepath.Join(dir, "seal-things")
-	if _, err := os.Stat(seal); err == nil {
-		t.Fatal("an empty table has a seal")
-	}
-	for i := range 3 {
-		if _, err := tb.Create(t.Context(), strconv.Itoa(i), thing{N: i}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	whole, err := os.ReadFile(seal)
-	if err != nil {
-		t.Fatal(err)
-	}
-	zero := func(from, to int) []byte {
-		b := bytes.Clone(whole)
-		clear(b[from:min(to, len(b))])
-		return b
-	}
-	for name, c := range map[string]struct {
-		file []byte
-		ok   bool
-	}{
-		"as it was":    {whole, true},
-		"older slot":   {zero(0, 512), true},
-		"newest slot":  {zero(512, 1024), true}, // as if the write of it were torn
-		"both slots":   {zero(0, 1024), false},
-		"empty":        {nil, false},
-		"one bit":      {append([]byte{whole[0] ^ 1}, zero(512, 1024)[1:]...), false},
-		"other values": {[]byte(strings.Repeat("x", 1024)), false},
-	} {
-		if err := os.WriteFile(seal, c.file, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		tb, err := OpenTable[thing](t.Context(), s, "things")
-		if (err == nil) != c.ok || err == nil && tb.Len() != 3 {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	os.Remove(seal)
-	_, err = OpenTable[thing](t.Context(), s, "things")
-	wantCode(t, err, bawn.CodeUnavailable)
 }
 
 // function is about as large as a version with its perimeter.

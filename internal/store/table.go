@@ -5,16 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -27,8 +25,7 @@ const (
 	maxValue      = 1 << 20 // bytes of one value's JSON
 	maxKey        = 256
 	maxTableBytes = 256 << 20
-	maxTombstones = 256 // marks of deleted keys that stay when a table is opened
-	sealHeader    = "Bawn-Seal"
+	maxTombstones = 256            // marks of deleted keys that stay when a table is opened
 	opHeader      = "KV-Operation" // as in every KV bucket; absent on a value
 )
 
@@ -39,11 +36,10 @@ const (
 //
 // JetStream can lose a value of a bucket to one flipped bit and stay healthy.
 // A lost value must not look like one that never was (a missing rule that
-// denies, a function that is gone), so each write carries a seal: the number
-// of live keys after it and a hash over them all. The newest seal is kept in a
-// file outside of JetStream too, since a damaged block can lose its end as if
-// it had never been written. Opening compares both with what is there and
-// fails if they differ.
+// denies, a function that is gone), so each write has a signed line in the
+// table's manifest, a plain file outside of JetStream. Opening compares the two.
+// What is missing or was changed is not served: [Table.Lost] tells it from what
+// never was. See [Damage].
 type Table[T any] struct {
 	s      *Store
 	name   string
@@ -52,10 +48,15 @@ type Table[T any] struct {
 
 	wmu      sync.Mutex // held by whoever writes, catches up, or adds a watcher
 	seq      uint64     // newest message applied
-	seal     [sha256.Size]byte
-	mark     *os.File
+	manifest manifestFile
 	behind   bool // a write ended without an answer: the stream may be ahead
 	watchers []*watcher[T]
+
+	// What opening found damaged. None of it changes while the table is open.
+	damage []Damage
+	lost   map[string]want // keys that must be there, and are not as they must be
+	whole  bool            // nothing of the table can be trusted; it is empty
+	short  bool            // its end is missing: it takes no write
 
 	mu   sync.RWMutex // guards rows, for readers
 	rows map[string]row[T]
@@ -72,13 +73,15 @@ type watcher[T any] struct {
 	stop bool
 }
 
-// OpenTable opens the table name, made if missing, and reads it whole. A value
-// that cannot be decoded or is missing by the seal is CodeUnavailable. A table
-// may be open once at a time.
+// OpenTable opens the table name, made if missing, reads it whole, and compares it
+// with its manifest. Damage does not keep it from opening: see [Table.Trusted]. A
+// table may be open once at a time.
 func OpenTable[T any](ctx context.Context, s *Store, name string) (*Table[T], error) {
 	if err := bawn.CheckName("table", name); err != nil {
 		return nil, err
 	}
+	t := &Table[T]{s: s, name: name, prefix: "$KV." + name + ".", rows: map[string]row[T]{}, lost: map[string]want{}}
+	t.manifest = manifestFile{signer: signer{name, s.key}, path: filepath.Join(s.state, name+manifestSuffix)}
 	js, err := s.openStream(ctx, jetstream.StreamConfig{
 		// The layout of a KV bucket, so that NATS' own tools can read it.
 		Name:              "KV_" + name,
@@ -95,128 +98,224 @@ func OpenTable[T any](ctx context.Context, s *Store, name string) (*Table[T], er
 		DenyDelete:        true,
 		AllowDirect:       true,
 	})
-	if err != nil {
+	var broken *damagedStream
+	switch {
+	case errors.As(err, &broken):
+		t.distrust("its stream cannot be read")
+	case err != nil:
 		return nil, err
+	default:
+		t.js = js
+		if err := t.load(ctx); err != nil {
+			return nil, err
+		}
 	}
-	t := &Table[T]{s: s, name: name, js: js, prefix: "$KV." + name + ".", rows: map[string]row[T]{}}
-	if err := t.load(ctx); err != nil {
-		return nil, err
-	}
+	s.register(t)
 	return t, nil
+}
+
+// loaded is what the stream holds, as it was read.
+type loaded[T any] struct {
+	rows map[string]row[T]
+	bad  map[string]bool // keys whose value cannot be decoded
+	dead []string        // keys with a mark of deletion
+	last rawMessage      // the newest
+	next []rawMessage    // after what the manifest has
 }
 
 func (t *Table[T]) load(ctx context.Context) error {
 	const op = "store.table"
-	info := t.js.CachedInfo() // of just now
-	if info.State.LastSeq == 0 {
-		return t.checkMark("")
+	c, missing, broken, err := t.manifest.load()
+	if err != nil {
+		return err
 	}
-	last, dead := "", []string{}
-	err := t.s.scan(ctx, scanRange{stream: "KV_" + t.name, subject: t.prefix + ">", from: 1}, func(m rawMessage) error {
-		key, err := t.apply(m)
-		if err != nil {
-			return err
+	in := loaded[T]{rows: map[string]row[T]{}, bad: map[string]bool{}}
+	err = t.s.scan(ctx, scanRange{stream: "KV_" + t.name, subject: t.prefix + ">", from: 1}, func(m rawMessage) error {
+		key := strings.TrimPrefix(m.subject, t.prefix)
+		in.last = m
+		if m.seq > c.seq {
+			in.next = append(in.next, m)
 		}
-		if _, ok := t.rows[key]; !ok {
-			dead = append(dead, key)
+		if m.header.Get(opHeader) != "" {
+			in.dead = append(in.dead, key)
+			return nil
 		}
-		last = m.header.Get(sealHeader)
+		v := new(T)
+		if json.Unmarshal(m.data, v) != nil {
+			in.bad[key] = true
+		}
+		in.rows[key] = row[T]{v, m.seq, rowSum(key, m.data)}
 		return nil
 	})
 	if err != nil {
 		return t.s.fail(err, op)
 	}
-	if t.seq != info.State.LastSeq || last != t.sealText() {
-		return damaged(op, "the stored table %s is damaged: values are missing or were changed", t.name)
-	}
-	if err := t.checkMark(last); err != nil {
-		return err
-	}
-	if len(dead) <= maxTombstones {
-		return nil
-	}
-	// The newest message carries the seal and stays, whatever it is.
-	for _, key := range dead[:len(dead)-1] {
-		if err := t.js.Purge(ctx, jetstream.WithPurgeSubject(t.prefix+key)); err != nil {
-			return t.s.fail(err, op)
-		}
-	}
-	return nil
-}
-
-// checkMark compares what was loaded with the file of the newest seal.
-func (t *Table[T]) checkMark(last string) error {
-	const op = "store.table"
-	err := t.openMark(false)
-	if errors.Is(err, fs.ErrNotExist) {
-		if t.seq == 0 {
-			return nil // made before the first write
-		}
-		return damaged(op, "the seal of the stored table %s is missing", t.name)
-	}
+	state, err := t.js.Info(ctx)
 	if err != nil {
-		return err
-	}
-	seq, seal, err := readMark(t.mark)
-	if err != nil {
-		return err
-	}
-	// A write that was never acknowledged may be ahead of the file.
-	if seq > t.seq || seq == t.seq && seq > 0 && seal != last {
-		return damaged(op, "the stored table %s is damaged: its newest values are missing", t.name)
-	}
-	if seq == t.seq {
-		return nil
-	}
-	if err := writeMark(t.mark, t.seq, t.sealText()); err != nil {
 		return t.s.fail(err, op)
 	}
+	t.seq = state.State.LastSeq
+
+	switch {
+	case missing:
+		return t.adopt(in)
+	case broken:
+		t.distrust("its manifest is damaged")
+		return nil
+	}
+	for _, m := range in.next {
+		l, ok := parseLine(m.header.Get(manifestHeader))
+		if !ok || l.seq != m.seq || l.key != strings.TrimPrefix(m.subject, t.prefix) || !t.manifest.follows(&l, c.seq, c.chain) {
+			t.distrust("its manifest does not reach to what is stored")
+			return nil
+		}
+		t.manifest.pending = append(append(t.manifest.pending, l.String()...), '\n')
+		c.seq, c.chain = l.seq, l.chain
+		c.lines++
+		if l.del {
+			delete(c.rows, l.key)
+		} else {
+			c.rows[l.key] = want{l.seq, l.sum}
+		}
+	}
+	if t.s.rolledBack(t.name, c.seq) {
+		t.distrust("it is older than what the evidence says of it")
+		return nil
+	}
+	t.compare(in, c.rows)
+	if t.short = t.seq < c.seq; t.short && len(t.damage) == 0 {
+		t.hurt("", "its newest messages are missing")
+	}
+	return t.settle(ctx, in, c)
+}
+
+// adopt sees to a table without a manifest: of one with rows, only what an older
+// Bawn wrote, and whose seal holds, may get one.
+func (t *Table[T]) adopt(in loaded[T]) error {
+	rows := map[string]want{}
+	for key, r := range in.rows {
+		rows[key] = want{r.rev, r.sum}
+	}
+	holds, present, err := t.s.sealHolds(t.name, rows, in.last.seq, in.last.header.Get(sealHeader))
+	switch {
+	case err != nil:
+		return t.s.fail(err, "store.table")
+	case !present && t.seq == 0 && !t.s.rolledBack(t.name, 0):
+		return nil // made, and never written to
+	case !present:
+		t.distrust("its manifest is missing")
+	case !holds || in.last.seq != t.seq || len(in.bad) > 0 || t.s.rolledBack(t.name, t.seq):
+		t.distrust("values are missing or were changed")
+	default:
+		t.rows = in.rows
+		if err := t.manifest.replace(t.s, rows, t.seq); err != nil {
+			return err
+		}
+		return os.Remove(t.s.sealPath(t.name))
+	}
 	return nil
 }
 
-// apply brings one message into memory. Only the holder of wmu, or load, calls it.
-func (t *Table[T]) apply(m rawMessage) (string, error) {
-	key := strings.TrimPrefix(m.subject, t.prefix)
-	if m.seq <= t.seq {
-		return key, nil
+// compare takes over the rows that are as the manifest wants them.
+func (t *Table[T]) compare(in loaded[T], rows map[string]want) {
+	for key, w := range rows {
+		r, ok := in.rows[key]
+		switch {
+		case !ok:
+			t.hurt(key, "it is missing")
+		case r.rev != w.rev || r.sum != w.sum:
+			t.hurt(key, "it was changed")
+		case in.bad[key]:
+			t.hurt(key, "its value cannot be read")
+		default:
+			t.rows[key] = r
+			continue
+		}
+		t.lost[key] = w
 	}
+	for key := range in.rows {
+		if _, ok := rows[key]; !ok {
+			// It was deleted, and stays so: nothing is lost by that.
+			t.hurt(key, "it was deleted, and is there again")
+		}
+	}
+	slices.SortFunc(t.damage, func(a, b Damage) int { return strings.Compare(a.Key, b.Key) })
+}
+
+// settle makes the manifest ready for writes, and drops what is of no use.
+func (t *Table[T]) settle(ctx context.Context, in loaded[T], c contents) error {
+	pending := t.manifest.pending
+	var err error
+	if c.lines > 2*len(c.rows)+manifestSlack {
+		err = t.manifest.replace(t.s, c.rows, c.seq)
+	} else if err = t.manifest.open(t.s, c); err == nil {
+		t.manifest.pending = pending
+		err = t.manifest.flush()
+	}
+	if err != nil || len(t.damage) > 0 || len(in.dead) <= maxTombstones {
+		return err
+	}
+	for _, key := range in.dead {
+		if key == strings.TrimPrefix(in.last.subject, t.prefix) {
+			continue // the newest message stays, whatever it is
+		}
+		if err := t.js.Purge(ctx, jetstream.WithPurgeSubject(t.prefix+key)); err != nil {
+			return t.s.fail(err, "store.table")
+		}
+	}
+	return nil
+}
+
+// distrust gives the whole table up.
+func (t *Table[T]) distrust(problem string) {
+	t.whole, t.rows, t.lost = true, map[string]row[T]{}, map[string]want{}
+	t.damage = nil
+	t.hurt("", problem)
+}
+
+func (t *Table[T]) hurt(key, problem string) {
+	t.damage = append(t.damage, Damage{Table: t.name, Key: key, Problem: problem, Refused: true})
+}
+
+// apply brings one message into memory, and its line into the manifest. Only the
+// holder of wmu calls it.
+func (t *Table[T]) apply(m rawMessage, l line) error {
 	var v *T
 	r := row[T]{rev: m.seq}
-	if op := m.header.Get(opHeader); op == "" {
+	if !l.del {
 		v = new(T)
 		if err := json.Unmarshal(m.data, v); err != nil {
-			e := damaged("store.table", "the stored table %s is damaged: the value of %q cannot be read", t.name, key)
-			e.Err = err
-			return key, e
+			return bawn.Wrap(err, bawn.CodeInternal, "store.table", "the value of %q cannot be read back", l.key)
 		}
-		r.v, r.sum = v, rowSum(key, m.data)
+		r.v, r.sum = v, rowSum(l.key, m.data)
 	}
+	t.manifest.add(&l)
 	t.mu.Lock()
-	old, had := t.rows[key]
+	_, had := t.rows[l.key]
 	if v == nil {
-		delete(t.rows, key)
+		delete(t.rows, l.key)
 	} else {
-		t.rows[key] = r
+		t.rows[l.key] = r
 	}
 	t.mu.Unlock()
-	if had {
-		xor(&t.seal, old.sum)
-	}
-	xor(&t.seal, r.sum)
 	t.seq = m.seq
 	for _, w := range t.watchers {
 		if !w.stop && (v != nil || had) {
-			w.fn(key, v)
+			w.fn(l.key, v)
 		}
 	}
-	return key, nil
+	return nil
 }
 
-// catchUp applies what the stream has beyond memory.
+// catchUp applies what the stream has beyond memory: at most one write, which ended
+// without an answer.
 func (t *Table[T]) catchUp(ctx context.Context) error {
 	err := t.s.scan(ctx, scanRange{stream: "KV_" + t.name, subject: t.prefix + ">", from: t.seq + 1}, func(m rawMessage) error {
-		_, err := t.apply(m)
-		return err
+		l, ok := parseLine(m.header.Get(manifestHeader))
+		if !ok || l.seq != m.seq || l.key != strings.TrimPrefix(m.subject, t.prefix) || !t.manifest.follows(&l, t.manifest.seq, t.manifest.chain) {
+			return t.refused("", "something that this node did not write is in it")
+		}
+		return t.apply(m, l)
 	})
 	if err == nil {
 		t.behind = false
@@ -339,6 +438,9 @@ func (t *Table[T]) put(ctx context.Context, key string, v *T, rev uint64) (uint6
 
 	t.wmu.Lock()
 	defer t.wmu.Unlock()
+	if err := t.writable(key); err != nil {
+		return 0, err
+	}
 	for try := 0; ; try++ {
 		if t.behind {
 			if err := t.catchUp(ctx); err != nil {
@@ -348,27 +450,34 @@ func (t *Table[T]) put(ctx context.Context, key string, v *T, rev uint64) (uint6
 		if err := t.checkRev(key, v == nil, rev); err != nil {
 			return 0, err
 		}
-		if t.mark == nil {
-			if err := t.openMark(true); err != nil {
-				return 0, err
-			}
+		// One line may be missing in the manifest after a crash, and no more: the
+		// one before this is brought to the disk if it is not there yet.
+		if err := t.ready(); err != nil {
+			return 0, err
 		}
+		l := line{seq: t.seq + 1, key: key, del: v == nil}
 		m := nats.NewMsg(t.prefix + key)
 		m.Data = data
-		if v == nil {
+		if l.del {
 			m.Header.Set(opHeader, "DEL")
+		} else {
+			l.sum = rowSum(key, data)
 		}
-		m.Header.Set(sealHeader, t.sealAfter(key, v == nil, data))
-		// The whole table must be as it is in memory, or the seal would lie.
+		t.manifest.sign(t.manifest.chain, &l)
+		m.Header.Set(manifestHeader, l.String())
+		// The whole table must be as it is in memory, or the manifest would lie.
 		ack, err := t.s.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequence(t.seq))
+		if err == nil && ack.Sequence != l.seq {
+			err = fmt.Errorf("the message got the sequence %d, not %d", ack.Sequence, l.seq)
+		}
 		if err == nil {
-			if _, err := t.apply(rawMessage{subject: m.Subject, seq: ack.Sequence, header: m.Header, data: data}); err != nil {
+			if err := t.apply(rawMessage{subject: m.Subject, seq: l.seq, header: m.Header, data: data}, l); err != nil {
 				return 0, err
 			}
-			if err := writeMark(t.mark, t.seq, t.sealText()); err != nil {
+			if err := t.manifest.flush(); err != nil {
 				return 0, t.s.fail(err, op)
 			}
-			return ack.Sequence, nil
+			return l.seq, nil
 		}
 		t.behind = true
 		var api *jetstream.APIError
@@ -377,6 +486,30 @@ func (t *Table[T]) put(ctx context.Context, key string, v *T, rev uint64) (uint6
 		}
 		return 0, t.s.fail(err, op)
 	}
+}
+
+// ready brings the manifest to where the next line can be added.
+func (t *Table[T]) ready() error {
+	if t.manifest.f == nil {
+		// Before the first message: a message without a manifest is damage.
+		return t.manifest.replace(t.s, nil, 0)
+	}
+	if err := t.manifest.flush(); err != nil {
+		return err
+	}
+	if t.manifest.lines <= 2*(len(t.rows)+len(t.lost))+manifestSlack {
+		return nil
+	}
+	return t.manifest.replace(t.s, t.wants(), t.manifest.seq)
+}
+
+// wants returns what the manifest says of each key. The caller holds wmu.
+func (t *Table[T]) wants() map[string]want {
+	all := maps.Clone(t.lost)
+	for key, r := range t.rows {
+		all[key] = want{r.rev, r.sum}
+	}
+	return all
 }
 
 func (t *Table[T]) checkRev(key string, del bool, rev uint64) error {
@@ -393,24 +526,6 @@ func (t *Table[T]) checkRev(key string, del bool, rev uint64) error {
 	return nil
 }
 
-func (t *Table[T]) sealText() string {
-	return fmt.Sprintf("%d:%s", len(t.rows), hex.EncodeToString(t.seal[:]))
-}
-
-// sealAfter returns the seal that holds once key has the value data.
-func (t *Table[T]) sealAfter(key string, del bool, data []byte) string {
-	sum, n := t.seal, len(t.rows)
-	if old, ok := t.rows[key]; ok {
-		xor(&sum, old.sum)
-		n--
-	}
-	if !del {
-		xor(&sum, rowSum(key, data))
-		n++
-	}
-	return fmt.Sprintf("%d:%s", n, hex.EncodeToString(sum[:]))
-}
-
 func rowSum(key string, data []byte) [sha256.Size]byte {
 	h := sha256.New()
 	var n [8]byte
@@ -421,78 +536,12 @@ func rowSum(key string, data []byte) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-func xor(a *[sha256.Size]byte, b [sha256.Size]byte) {
-	for i := range a {
-		a[i] ^= b[i]
-	}
-}
-
-// markSlot is where the newest seal goes: two slots in turn, each within one
-// disk sector, so that a torn write leaves the other one.
-const markSlot = 512
-
-// openMark opens the file of the newest seal, or makes it.
-func (t *Table[T]) openMark(make bool) error {
-	name := filepath.Join(t.s.dir, "seal-"+t.name)
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) && make {
-		// It gets its name once it is whole.
-		if f, err = os.OpenFile(name+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err == nil {
-			err = writeMark(f, 0, "0")
-		}
-		if err == nil {
-			err = os.Rename(name+".new", name)
-		}
-		if err == nil {
-			err = syncDir(filepath.Dir(name))
-		}
-	}
-	if err != nil {
-		f.Close() // of nil does nothing
-		return bawn.Wrap(err, bawn.CodeUnavailable, "store.table", "the store's folder cannot be used").
-			WithFix("give --data a folder that Bawn may read and write, on a disk with free space")
-	}
-	t.mark = f
-	t.s.atClose(f)
-	return nil
-}
-
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-func writeMark(f *os.File, seq uint64, seal string) error {
-	text := fmt.Sprintf("%d %s ", seq, seal)
-	text += fmt.Sprintf("%x\n", sha256.Sum256([]byte(text)))
-	if _, err := f.WriteAt([]byte(text), int64(seq%2)*markSlot); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func readMark(f *os.File) (seq uint64, seal string, err error) {
-	found := false
-	for slot := range 2 {
-		b := make([]byte, markSlot)
-		n, _ := f.ReadAt(b, int64(slot)*markSlot)
-		line, _, _ := strings.Cut(string(b[:n]), "\n")
-		i := strings.LastIndexByte(line, ' ') + 1
-		if fmt.Sprintf("%x", sha256.Sum256([]byte(line[:i]))) != line[i:] {
-			continue
-		}
-		num, text, _ := strings.Cut(line[:i], " ")
-		if q, err := strconv.ParseUint(num, 10, 64); err == nil && (!found || q > seq) {
-			seq, seal, found = q, strings.TrimSpace(text), true
-		}
-	}
-	if !found {
-		return 0, "", damaged("store.table", "the file %s in the store's folder is damaged", filepath.Base(f.Name()))
-	}
-	return seq, seal, nil
 }
 
 // checkKey holds keys to names joined by dots, so that none is a pattern or
