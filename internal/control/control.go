@@ -12,6 +12,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -139,6 +140,10 @@ func (c *Control) VersionTable() *store.Table[bawn.Version] { return c.versions 
 
 // recover brings the tables to where the last acknowledged change left them.
 func (c *Control) recover(ctx context.Context) error {
+	if err := c.trusted(); err != nil {
+		c.cfg.Log.Error("nothing is cleared away: what looks unused may belong to what is damaged", "error", err)
+		return nil
+	}
 	// A version is written before the function that points to it, and removed
 	// after: one that no function can point to belongs to a change that was
 	// never acknowledged, or to a removal that was not brought to its end.
@@ -158,10 +163,19 @@ func (c *Control) recover(ctx context.Context) error {
 	return c.cfg.Gate.Sweep(ctx, func(hexDigest string) bool { return wanted[hexDigest] })
 }
 
+// trusted returns nil if the tables hold all that they should, so that what nothing
+// refers to is of no use to anything.
+func (c *Control) trusted() error {
+	return cmp.Or(c.functions.Trusted(), c.versions.Trusted(), c.artifacts.Trusted())
+}
+
 // collect drops packages that no version of their tenant has run for a day. One
 // that cannot be dropped is left for the next start: it must not stand in the way
 // of others. The caller holds mu, or is alone.
 func (c *Control) collect(ctx context.Context) {
+	if c.trusted() != nil {
+		return
+	}
 	old := c.cfg.Now().Add(-unusedFor)
 	used := c.inUse()
 	for key, a := range c.artifacts.All("") {
@@ -218,6 +232,9 @@ func packages(v *bawn.Version) []string {
 // dropArtifact forgets a tenant's package, and the package itself if no other
 // tenant has it. The caller holds mu, or is alone.
 func (c *Control) dropArtifact(ctx context.Context, key, digest string) error {
+	if c.trusted() != nil {
+		return nil // what is damaged may need it
+	}
 	if err := remove(ctx, c.artifacts, key); err != nil {
 		return err
 	}
@@ -227,6 +244,9 @@ func (c *Control) dropArtifact(ctx context.Context, key, digest string) error {
 // dropUnowned removes a package that no tenant has. The caller holds mu, or is
 // alone.
 func (c *Control) dropUnowned(ctx context.Context, digest string) error {
+	if c.trusted() != nil {
+		return nil // what is damaged may need it
+	}
 	suffix := "." + strings.TrimPrefix(digest, "sha256:")
 	for other := range c.artifacts.All("") {
 		if strings.HasSuffix(other, suffix) {

@@ -243,6 +243,10 @@ func parseSecret(s string) (id string, ok bool) {
 	return id, err == nil && len(b) == secretBytes
 }
 
+// Trusted returns nil if every key that there should be can be read. A key that
+// cannot be is refused like one that does not exist.
+func (k *Keys) Trusted() error { return k.table.Trusted() }
+
 // List returns the tenant's keys, expired ones too, by name.
 func (k *Keys) List(tenant string) []bawn.Key {
 	all := []bawn.Key{}

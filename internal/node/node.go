@@ -36,6 +36,7 @@ type Node struct {
 	who     *identity.Authenticator
 	store   *store.Store
 	record  *evidence.Log
+	state   *keeper
 	calls   calls
 
 	public, admin *listener
@@ -118,7 +119,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	n.secret = secret
 
 	// The ground: what is stored, and the evidence of what happens.
-	st, err := store.Open(ctx, store.Config{Dir: filepath.Join(data, "store"), Log: log})
+	st, err := openStore(ctx, data, secret, log)
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +131,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.onClose("evidence", func(context.Context) error { return n.record.Close() })
+	if err := expectState(ctx, st, n.record); err != nil {
+		return nil, err
+	}
 	logs, err := evidence.OpenLogs(ctx, st, evidence.LogsConfig{Log: log})
 	if err != nil {
 		return nil, err
@@ -204,6 +208,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.onClose("stop record", func(ctx context.Context) error { return n.record.Append(ctx, n.event("stop", "ok", nil)) })
+	if err := n.keepState(ctx); err != nil {
+		return nil, err
+	}
 
 	cert := &serverCert{ca: n.ca, hosts: hosts, now: time.Now}
 	if _, err := cert.get(nil); err != nil {
@@ -371,6 +378,12 @@ func (n *Node) writeContext(ctx context.Context) error {
 	}
 	good := func(key string) bool { _, err := n.keys.Authenticate(key); return err == nil }
 	state, have := readContext(path, n.ca, good)
+	if err := n.keys.Trusted(); err != nil && state != contextOurs {
+		// A key that cannot be read is no reason to make another one.
+		n.notice = "API keys are damaged, and no key is made: " + why(err)
+		n.cfg.Log.Warn(n.notice)
+		return nil
+	}
 	name := "admin"
 	switch {
 	case state == contextOurs:

@@ -1,0 +1,200 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/store"
+)
+
+const (
+	// checkEvery is how often the stored state is read again from the disk and
+	// compared with its manifest, give or take a tenth.
+	checkEvery = time.Minute
+	// anchorWithin is how soon a change of the state is in the evidence: what is
+	// rolled back within that time, manifest and all, cannot be told.
+	anchorWithin = 5 * time.Second
+	// maxAnchorSearch is how many of the node's newest records are looked through
+	// for the last root.
+	maxAnchorSearch = 5000
+	maxDamageTold   = 100 // records about damage that one check makes
+	actionRoot      = "state.root"
+	actionDamaged   = "state.damaged"
+)
+
+// openStore opens the store of the data directory, with the manifests of its tables
+// signed by a key of the root secret.
+func openStore(ctx context.Context, data string, secret rootSecret, log *slog.Logger) (*store.Store, error) {
+	return store.Open(ctx, store.Config{
+		Dir: filepath.Join(data, "store"), State: filepath.Join(data, "state"),
+		Key: ed25519.NewKeyFromSeed(secret.derive("state manifest")), Log: log,
+	})
+}
+
+// expectState tells the store how far its tables had come by the evidence, which is
+// kept apart from them.
+func expectState(ctx context.Context, st *store.Store, record *evidence.Log) error {
+	var heads map[string]uint64
+	err := record.Read(ctx, evidence.Query{Kinds: []bawn.RecordKind{bawn.KindNode}, Limit: maxAnchorSearch}, func(r bawn.Record) error {
+		if r.Action == actionRoot {
+			heads = store.ParseHeads(r.Detail["tables"])
+		}
+		return nil
+	})
+	st.Expect(heads)
+	return err
+}
+
+// keeper watches over the stored state: it records its root, checks it against the
+// disk, and tells of damage.
+type keeper struct {
+	store  *store.Store
+	record func(context.Context, bawn.Record) error
+	event  func(action, outcome string, detail map[string]string) bawn.Record
+	log    *slog.Logger
+	stop   context.CancelFunc
+	done   chan struct{}
+
+	mu   sync.Mutex // held for a check
+	told map[string]bool
+	last string       // what the newest anchor says; of run, and before and after it
+	hurt atomic.Int64 // how much the newest check found
+}
+
+// keepState begins to keep the state, once all its tables are open: what opening
+// found and the root are recorded before it returns.
+func (n *Node) keepState(ctx context.Context) error {
+	k := &keeper{store: n.store, record: n.record.Append, event: n.event, log: n.cfg.Log, done: make(chan struct{}), told: map[string]bool{}}
+	n.state = k
+	if err := k.tell(ctx, n.store.Damaged()); err != nil {
+		return err
+	}
+	if err := k.anchor(ctx, true); err != nil {
+		return err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	k.stop = stop
+	go k.run(run)
+	n.onClose("state", k.close)
+	return nil
+}
+
+func (k *keeper) close(ctx context.Context) error {
+	k.stop()
+	<-k.done
+	return k.anchor(ctx, false)
+}
+
+func (k *keeper) run(ctx context.Context) {
+	defer close(k.done)
+	next := time.Now().Add(jitter(checkEvery))
+	tick := time.NewTicker(anchorWithin)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if err := k.anchor(ctx, false); err != nil && ctx.Err() == nil {
+				k.log.Warn("the root of the stored state could not be recorded", "error", err)
+			}
+			if now.Before(next) {
+				continue
+			}
+			if _, err := k.check(ctx); err != nil && ctx.Err() == nil {
+				k.log.Warn("the stored state could not be checked", "error", err)
+			}
+			next = time.Now().Add(jitter(checkEvery))
+		}
+	}
+}
+
+// jitter keeps nodes that were started together from reading their disks together.
+func jitter(d time.Duration) time.Duration { return d - d/10 + rand.N(d/5) }
+
+// check compares the state with what is on the disk now, and records what is new.
+func (k *keeper) check(ctx context.Context) (store.Report, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, err := k.store.Check(ctx)
+	if err != nil {
+		return r, err
+	}
+	return r, k.tellLocked(ctx, r.Damage)
+}
+
+func (k *keeper) tell(ctx context.Context, found []store.Damage) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.tellLocked(ctx, found)
+}
+
+// tellLocked records each damage once. The caller holds mu.
+func (k *keeper) tellLocked(ctx context.Context, found []store.Damage) error {
+	k.hurt.Store(int64(len(found)))
+	told := 0
+	for _, d := range found {
+		if k.told[d.String()] {
+			continue
+		}
+		if told++; told > maxDamageTold {
+			break // the rest follows with the next checks
+		}
+		k.log.Error("stored state is damaged", "table", d.Table, "key", d.Key, "problem", d.Problem, "refused", d.Refused, "fix", store.RestoreFix)
+		if err := k.record(ctx, damageRecord(k.event, d)); err != nil {
+			return err
+		}
+		k.told[d.String()] = true
+	}
+	return nil
+}
+
+func damageRecord(event func(action, outcome string, detail map[string]string) bawn.Record, d store.Damage) bawn.Record {
+	detail := map[string]string{"table": d.Table, "problem": d.Problem}
+	outcome := "error" // the node goes on with what it has in memory
+	if d.Refused {
+		outcome = "blocked"
+	}
+	if d.Key != "" {
+		detail["key"] = d.Key
+	}
+	r := event(actionDamaged, outcome, detail)
+	r.Control, r.Reason = "G3", d.String()
+	// What is a tenant's is the tenant's to know.
+	if tenant, rest, ok := strings.Cut(d.Key, "."); ok && bawn.CheckName("tenant", tenant) == nil {
+		r.Tenant = tenant
+		if name, _, _ := strings.Cut(rest, "."); (d.Table == "functions" || d.Table == "versions") && bawn.CheckName("function", name) == nil {
+			r.Function = name
+		}
+	}
+	return r
+}
+
+// anchor puts the root of the state, and how far each table has come, into the
+// evidence: at once if always, else if it is another than the last.
+func (k *keeper) anchor(ctx context.Context, always bool) error {
+	if heads := k.store.Heads(); !always && heads.String() == k.last {
+		return nil
+	}
+	h, err := k.store.Head()
+	if err != nil {
+		return err
+	}
+	if err := k.record(ctx, k.event(actionRoot, "ok", map[string]string{"root": h.Root, "tables": h.String()})); err != nil {
+		return err
+	}
+	k.last = h.String()
+	return nil
+}
+
+// damage returns how much of the state is damaged, by the newest check.
+func (k *keeper) damage() int { return int(k.hurt.Load()) }
