@@ -84,8 +84,8 @@ func openNote(msg []byte, keys []note.Verifier) (*note.Note, error) {
 // Cosignature is what a witness says of a checkpoint: that it has seen the log
 // grow to it and never shrink or fork.
 type Cosignature struct {
-	Witness string
-	Time    time.Time // when it says so; whole seconds
+	Witness string    `json:"witness"`
+	Time    time.Time `json:"time"` // when it says so; whole seconds
 }
 
 // Cosignatures returns the signatures of the witnesses on a checkpoint.
@@ -136,12 +136,13 @@ func ParseKeys(text []byte) (logs, witnesses []note.Verifier, err error) {
 // ParseKey reads one public key: NAME+HASH+KEY.
 func ParseKey(line string) (v note.Verifier, witness bool, err error) {
 	const op, fix = "tlog.keys", "take the line as bawn audit keys or bawn witness prints it: NAME+HASH+KEY"
-	key := line[strings.LastIndexByte(line, '+')+1:]
+	_, rest, _ := strings.Cut(line, "+")
+	hash, key, _ := strings.Cut(rest, "+") // which may hold more of them
 	raw, err := base64.StdEncoding.DecodeString(key)
 	// The kind is the key's first byte; 4 is a witness's.
 	if err == nil && len(raw) == 1+ed25519.PublicKeySize && raw[0] == 4 {
 		if v, err = fnote.NewVerifierForCosignatureV1(line); err == nil {
-			if name, rest, _ := strings.Cut(line, "+"); fmt.Sprintf("%08x", v.KeyHash()) != rest[:8] || v.Name() != name {
+			if fmt.Sprintf("%08x", v.KeyHash()) != hash {
 				err = errors.New("the hash is not that of the key")
 			}
 			witness = true

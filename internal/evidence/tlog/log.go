@@ -868,7 +868,7 @@ func (l *Log) Entries(i int64) (entries [][]byte, first int64, err error) {
 	at, recent := l.recentAt, l.recent
 	l.mu.Unlock()
 	if from := first - at; from >= 0 {
-		if from >= int64(len(recent)) {
+		if i-at >= int64(len(recent)) {
 			return nil, first, bawn.Errorf(bawn.CodeNotFound, op, "the audit log has no entry %d", i)
 		}
 		return recent[from:min(from+tileWidth, int64(len(recent)))], first, nil
