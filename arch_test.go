@@ -37,7 +37,7 @@ internal/sandbox/sandboxtest/actor:
 
 internal/evidence: . internal/evidence/tlog internal/store
 internal/evidence/tlog: .
-internal/policy: . internal/evidence
+internal/policy: . internal/evidence internal/store
 internal/identity: . internal/store
 
 internal/ingress: . internal/identity internal/policy internal/store

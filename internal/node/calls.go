@@ -90,6 +90,7 @@ func (n *Node) openCalls(s spine) {
 		Runtimes: c.pool.Expect,
 		Removed: func(tenant, function string) {
 			c.pool.Retire(tenant, function)
+			s.rules.Forget(tenant, function)
 			s.metrics.forget(tenant, function)
 		},
 	})

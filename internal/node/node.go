@@ -151,6 +151,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	}
 	n.onClose("identity", func(context.Context) error { return n.who.Close() })
 	rules := policy.New(n.record, time.Now)
+	if err := rules.OpenGuardrails(ctx, st); err != nil {
+		return nil, err
+	}
 
 	// Spine 2: changes. Packages go through the gate of package deploy.
 	blobs, err := store.OpenBlobs(ctx, st, "artifacts")

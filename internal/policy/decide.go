@@ -33,7 +33,7 @@ func loadBase(g *grammar) ([]rule, error) {
 }
 
 // decide answers req without recording. What no rule permits is denied.
-func (e *Engine) decide(req *Request, now time.Time) Decision {
+func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
 	if req.Resource.Tenant == "" {
 		return Decision{Reason: "the request names no tenant"}
 	}
@@ -61,7 +61,7 @@ func (e *Engine) decide(req *Request, now time.Time) Decision {
 	}
 	q := question{
 		e: e, principal: principal, action: actionUID(req.Action), resource: resource,
-		req: req, now: now, public: req.Public.Open(now), direct: true,
+		req: req, guards: g, now: now, public: req.Public.Open(now), direct: true,
 	}
 	if req.Action == Invoke && (req.Caller != nil || len(req.Chain) > 0 || principal.UID.Type == typeFunction) {
 		return e.decideChain(&q, rules)
@@ -148,15 +148,13 @@ const maxObjectID = 512
 // ask puts the question to every set that can have something to say: the base
 // rules, the manifest's, and the guardrails of the tenant and the installation.
 func (q *question) ask(o *outcome, manifest *own) {
-	guards := q.e.guards.Load()
-	tenant := guards.of(q.req.Resource.Tenant)
-	if q.req.Object.Kind == Installation {
-		tenant = nil
-	}
 	// Nobody can lock himself out: who may change guardrails is for the roles.
-	policing := q.action.ID == types.String(Policies)
-	if policing {
-		guards, tenant = nil, nil
+	var whole, tenant *scope
+	if q.action != q.e.policing {
+		whole = q.guards.of("")
+		if q.req.Object.Kind != Installation {
+			tenant = q.guards.of(q.req.Resource.Tenant)
+		}
 	}
 	sets := [6]*set{q.e.base}
 	if manifest != nil {
@@ -170,7 +168,7 @@ func (q *question) ask(o *outcome, manifest *own) {
 			sets[1] = manifest.calls
 		}
 	}
-	for i, g := range []*scope{guards.whole(), tenant} {
+	for i, g := range [2]*scope{whole, tenant} {
 		switch {
 		case g == nil:
 		case g.broken != "":

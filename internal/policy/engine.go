@@ -97,6 +97,8 @@ type Decision struct {
 	Fix    string // the way out of a denial, for the caller
 
 	Policies []string // the policies that determined it, by their ids
+
+	failed bool // a rule could not be evaluated
 }
 
 // strangerBurst bounds how many refusals of strangers each door records in a
@@ -113,11 +115,13 @@ type Engine struct {
 	grammar  *grammar
 	base     *set
 	guards   atomic.Pointer[guards]
+	stored   guardTable
 	compiled compiled
 	entities entities
 
 	// What most questions need is made once.
-	call                          types.EntityUID
+	actions                       []types.EntityUID
+	call, policing                types.EntityUID
 	anonymous, self, installation *types.Entity
 	isPublic, notPublic           types.Record
 
@@ -173,12 +177,9 @@ func New(log *evidence.Log, now func() time.Time) *Engine {
 	if err != nil {
 		panic(err)
 	}
-	actions := make([]types.EntityUID, 0, len(g.fits))
-	for a := range g.fits {
-		actions = append(actions, actionUID(a))
-	}
+	actions := actionUIDs(g)
 	return &Engine{
-		log: log, now: now, grammar: g, base: newSet(base, actions, nil),
+		log: log, now: now, grammar: g, base: newSet(base, actions, nil), actions: actions, policing: actionUID(Policies),
 		call:         actionUID(Call),
 		anonymous:    &types.Entity{UID: types.NewEntityUID(typeAnonymous, bawn.PrincipalAnonymous)},
 		self:         &types.Entity{UID: types.NewEntityUID(typeNode, bawn.PrincipalNode)},
@@ -198,7 +199,7 @@ func New(log *evidence.Log, now func() time.Time) *Engine {
 // do not wait for the disk.
 func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	now := e.now()
-	d := e.decide(&req, now)
+	d := e.decide(&req, now, e.guards.Load())
 	if d.Allow && reads(req.Action) {
 		return d, nil
 	}
@@ -213,6 +214,8 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	if !d.Allow {
 		r.Outcome = "deny"
 		switch {
+		case d.failed:
+			r.Control = "A3"
 		case req.Caller != nil || len(req.Chain) > 0:
 			r.Control = "A7"
 		case req.Action == Invoke:
@@ -253,6 +256,9 @@ func detail(req *Request, d *Decision) map[string]string {
 	if len(d.Policies) > 0 {
 		m["policies"] = bounded(strings.Join(d.Policies, ","))
 	}
+	if !d.Allow && d.Fix != "" {
+		m["fix"] = bounded(d.Fix)
+	}
 	if req.Origin.Kind != "" {
 		m["origin"] = req.Origin.String()
 	}
@@ -281,7 +287,7 @@ func bounded(s string) string {
 
 // Allows reports what Authorize would decide, and records nothing: it is for
 // what is offered beside what was asked for, never for what is then done.
-func (e *Engine) Allows(req Request) bool { return e.decide(&req, e.now()).Allow }
+func (e *Engine) Allows(req Request) bool { return e.Ask(req).Allow }
 
 // Refused records that a request to the control API from source came without a
 // good credential, in the bounds of the denials of [Engine.Authorize]. An error

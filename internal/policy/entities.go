@@ -157,6 +157,7 @@ type question struct {
 	resource  *types.Entity
 
 	req    *Request
+	guards *guards
 	now    time.Time
 	public bool
 	direct bool // the principal acts itself

@@ -16,13 +16,13 @@ func (e *Engine) answer(q *question, o *outcome) Decision {
 	d := Decision{Allow: o.allow() && len(o.failed) == 0}
 	switch {
 	case d.Allow:
-		d.Policies, d.Reason = o.permits, e.because(q, o.permits)
+		d.Policies, d.Reason = o.reasons(), e.because(q, o.permits)
 	case len(o.forbids) > 0:
-		d.Policies = o.forbids
+		d.Policies = o.reasons()
 		d.Reason, d.Fix = e.forbidden(q, o.forbids)
 	case len(o.failed) > 0:
 		// A forbid that cannot be asked might have forbidden.
-		d.Policies = o.failed
+		d.Policies, d.failed = o.failed, true
 		d.Reason = "the rule " + o.failed[0] + " cannot be evaluated, and might forbid it"
 		d.Fix = "whoever has the right to change it corrects it: bawn policy show, bawn policy set"
 	default:

@@ -155,6 +155,14 @@ func (o *outcome) ask(r *rules, entities types.EntityGetter, req *cedar.Request)
 // denied.
 func (o *outcome) allow() bool { return len(o.forbids) == 0 && len(o.permits) > 0 }
 
+// reasons returns the rules that determine what allow says.
+func (o *outcome) reasons() []string {
+	if len(o.forbids) > 0 {
+		return o.forbids
+	}
+	return o.permits
+}
+
 // attributes is a set of attributes of the context.
 type attributes uint16
 
