@@ -13,9 +13,10 @@ import (
 
 // own is what a version's manifest says: whom it may call, and who may call it.
 type own struct {
-	calls   *set            // egress: what the function may do
-	callers *set            // ingress, beside the routes
-	routes  map[string]*set // ingress, by the route
+	entity  *types.Entity     // the function
+	calls   *slice            // egress: what the function may do
+	callers *slice            // ingress, beside the routes
+	routes  map[string]*slice // ingress, by the route
 }
 
 // line is one thing that a manifest says, as a rule.
@@ -106,8 +107,8 @@ func compile(v *bawn.Version) (*own, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &own{routes: map[string]*set{}}
-	invoke, call := []types.EntityUID{actionUID(Invoke)}, []types.EntityUID{actionUID(Call)}
+	me := functionUID(v.Tenant, v.Function)
+	o := &own{entity: newThing(typeFunction, v.Tenant, v.Function), routes: map[string]*slice{}}
 	var calls, callers []rule
 	routes := map[string][]rule{}
 	for i, l := range all {
@@ -120,14 +121,10 @@ func compile(v *bawn.Version) (*own, error) {
 			callers = append(callers, list[i])
 		}
 	}
-	if len(calls) > 0 {
-		o.calls = newSet(calls, call, nil)
-	}
-	if len(callers) > 0 {
-		o.callers = newSet(callers, invoke, nil)
-	}
+	o.calls = newSlice(calls, actionUID(Call), me, nil)
+	o.callers = newSlice(callers, actionUID(Invoke), me, nil)
 	for route, list := range routes {
-		o.routes[route] = newSet(list, invoke, nil)
+		o.routes[route] = newSlice(list, actionUID(Invoke), me, nil)
 	}
 	return o, nil
 }

@@ -112,7 +112,7 @@ func TestA3Corpus(t *testing.T) {
 				allowed++
 			}
 			var o outcome
-			o.add(newSet(all, []types.EntityUID{req.Action}, entities), entities, &req)
+			o.add(newSet(all, []types.EntityUID{req.Action}, entities).slices[req.Action], entities, &req)
 			if o.allow() != bool(r.Decision) || !same(o.reasons(), r.Reason) || !same(o.failed, r.Errors) {
 				t.Errorf("%s, %s: %v by %v failing %v, want %v by %v failing %v", name, r.Description, o.allow(), o.reasons(), o.failed, r.Decision, r.Reason, r.Errors)
 			}
@@ -144,7 +144,7 @@ func TestA3Corpus(t *testing.T) {
 			}
 			o = outcome{}
 			for _, part := range parts {
-				o.add(newSet(part, []types.EntityUID{req.Action}, entities), entities, &req)
+				o.add(newSet(part, []types.EntityUID{req.Action}, entities).slices[req.Action], entities, &req)
 			}
 			spread++
 			if len(o.permits) > 0 && len(o.forbids) > 0 {

@@ -45,19 +45,21 @@ func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
 	if principal == nil {
 		return Decision{Reason: why, Fix: "send a key as Authorization: Bearer KEY"}
 	}
-	resource, why := e.resource(req)
-	if resource == nil {
-		return Decision{Reason: why}
-	}
-	if !fits.principals[principal.UID.Type] && principal.UID.Type != typeNode || !fits.resources[resource.UID.Type] {
-		return e.misfit(req)
-	}
-	if t := req.Target; t != nil && (t.Tenant != req.Resource.Tenant || t.Function != req.Resource.Function) {
+	if t := req.Target; t != nil && (t.Tenant != req.Resource.Tenant || t.Function != req.Resource.Function || req.Object.Kind != "") {
 		return Decision{Reason: "what is to run is not what was asked for"}
 	}
 	rules, err := e.compiled.of(req.Target)
 	if err != nil {
 		return Decision{Reason: "the rules of " + req.Target.Ref().String() + " cannot be read", Fix: "deploy it again"}
+	}
+	var resource *types.Entity
+	if rules != nil {
+		resource = rules.entity
+	} else if resource, why = e.resource(req); resource == nil {
+		return Decision{Reason: why}
+	}
+	if !fits.principals[principal.UID.Type] && principal.UID.Type != typeNode || !fits.resources[resource.UID.Type] {
+		return e.misfit(req)
 	}
 	q := question{
 		e: e, principal: principal, action: actionUID(req.Action), resource: resource,
@@ -156,16 +158,16 @@ func (q *question) ask(o *outcome, manifest *own) {
 			tenant = q.guards.of(q.req.Resource.Tenant)
 		}
 	}
-	sets := [6]*set{q.e.base}
+	slices := [6]*slice{q.e.base.slices[q.action]}
 	if manifest != nil {
 		switch Action(q.action.ID) {
 		case Invoke:
 			if q.req.Route != nil && q.req.Caller == nil {
-				sets[1] = manifest.routes[routeText(q.req.Route)]
+				slices[1] = manifest.routes[routeText(q.req.Route)]
 			}
-			sets[2] = manifest.callers
+			slices[2] = manifest.callers
 		case Call:
-			sets[1] = manifest.calls
+			slices[1] = manifest.calls
 		}
 	}
 	for i, g := range [2]*scope{whole, tenant} {
@@ -174,20 +176,18 @@ func (q *question) ask(o *outcome, manifest *own) {
 		case g.broken != "":
 			o.failed = append(o.failed, g.broken)
 		default:
-			sets[4+i] = g.set
+			slices[4+i] = g.set.slices[q.action]
 		}
 	}
 	needs := attributes(0)
-	for _, s := range sets {
-		if s != nil {
-			if sl := s.slices[q.action]; sl != nil {
-				needs |= sl.needs
-			}
+	for _, sl := range slices {
+		if sl != nil {
+			needs |= sl.needs
 		}
 	}
 	req := cedar.Request{Principal: q.principal.UID, Action: q.action, Resource: q.resource.UID, Context: q.context(needs)}
-	for _, s := range sets {
-		o.add(s, q, &req)
+	for _, sl := range slices {
+		o.add(sl, q, &req)
 	}
 }
 

@@ -132,14 +132,7 @@ func (x *entities) thing(kind types.EntityType, tenant, name string) *types.Enti
 	if e != nil {
 		return e
 	}
-	e = &types.Entity{UID: tenantUID(tenant), Attributes: types.NewRecord(types.RecordMap{"tenant": tenantUID(tenant), "name": types.String(tenant)})}
-	if kind != typeTenant {
-		e = &types.Entity{
-			UID:        types.NewEntityUID(kind, types.String(tenant+"/"+name)),
-			Parents:    types.NewEntityUIDSet(tenantUID(tenant)),
-			Attributes: types.NewRecord(types.RecordMap{"tenant": tenantUID(tenant), "name": types.String(name)}),
-		}
-	}
+	e = newThing(kind, tenant, name)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.things == nil || len(x.things) >= maxEntities {
@@ -147,6 +140,19 @@ func (x *entities) thing(kind types.EntityType, tenant, name string) *types.Enti
 	}
 	x.things[key] = e
 	return e
+}
+
+// newThing makes the entity of what a tenant has.
+func newThing(kind types.EntityType, tenant, name string) *types.Entity {
+	owner := tenantUID(tenant)
+	if kind == typeTenant {
+		return &types.Entity{UID: owner, Attributes: types.NewRecord(types.RecordMap{"tenant": owner, "name": types.String(tenant)})}
+	}
+	return &types.Entity{
+		UID:        types.NewEntityUID(kind, types.String(tenant+"/"+name)),
+		Parents:    types.NewEntityUIDSet(owner),
+		Attributes: types.NewRecord(types.RecordMap{"tenant": owner, "name": types.String(name)}),
+	}
 }
 
 // question is one question to Cedar, and the entities that it speaks of.

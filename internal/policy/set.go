@@ -56,40 +56,51 @@ func (r *rules) close() {
 func newSet(list []rule, actions []types.EntityUID, entities types.EntityGetter) *set {
 	s := &set{slices: make(map[types.EntityUID]*slice, len(actions))}
 	for _, action := range actions {
-		sl := &slice{}
-		for _, r := range list {
-			if !actionMatches(r.policy, action, entities) {
-				continue
-			}
-			sl.needs |= needsOf(r.policy)
-			// The action matches, so the rule need not ask again.
-			whole := (*expast.Policy)(r.policy.AST())
-			part := *whole
-			part.Action = expast.ScopeTypeAll{}
-			about := rule{r.id, cedar.NewPolicyFromAST(astOf(&part))}
-			eq, one := whole.Principal.(expast.ScopeTypeEq)
-			if !one {
-				sl.all.list = append(sl.all.list, about)
-				continue
-			}
-			if sl.only == nil {
-				sl.only = map[types.EntityUID]*rules{}
-			}
-			if sl.only[eq.Entity] == nil {
-				sl.only[eq.Entity] = &rules{}
-			}
-			sl.only[eq.Entity].list = append(sl.only[eq.Entity].list, about)
+		if sl := newSlice(list, action, types.EntityUID{}, entities); sl != nil {
+			s.slices[action] = sl
 		}
-		if len(sl.all.list) == 0 && sl.only == nil {
-			continue
-		}
-		sl.all.close()
-		for _, r := range sl.only {
-			r.close()
-		}
-		s.slices[action] = sl
 	}
 	return s
+}
+
+// newSlice returns what of list can say something about action, or nil if
+// nothing can. What is known to match need not be asked again: the action, the
+// one principal that a rule is about, and resource, where all that will be asked
+// is about that.
+func newSlice(list []rule, action, resource types.EntityUID, entities types.EntityGetter) *slice {
+	sl := &slice{}
+	for _, r := range list {
+		if !actionMatches(r.policy, action, entities) {
+			continue
+		}
+		sl.needs |= needsOf(r.policy)
+		part := *(*expast.Policy)(r.policy.AST())
+		part.Action = expast.ScopeTypeAll{}
+		if part.Resource == (expast.ScopeTypeEq{Entity: resource}) {
+			part.Resource = expast.ScopeTypeAll{}
+		}
+		eq, one := part.Principal.(expast.ScopeTypeEq)
+		if !one {
+			sl.all.list = append(sl.all.list, rule{r.id, cedar.NewPolicyFromAST(astOf(&part))})
+			continue
+		}
+		part.Principal = expast.ScopeTypeAll{}
+		if sl.only == nil {
+			sl.only = map[types.EntityUID]*rules{}
+		}
+		if sl.only[eq.Entity] == nil {
+			sl.only[eq.Entity] = &rules{}
+		}
+		sl.only[eq.Entity].list = append(sl.only[eq.Entity].list, rule{r.id, cedar.NewPolicyFromAST(astOf(&part))})
+	}
+	if len(sl.all.list) == 0 && sl.only == nil {
+		return nil
+	}
+	sl.all.close()
+	for _, r := range sl.only {
+		r.close()
+	}
+	return sl
 }
 
 // actionMatches reports whether the scope of p takes in action.
@@ -119,16 +130,15 @@ type outcome struct {
 	failed           []string // rules that could not be evaluated, and so said nothing
 }
 
-// add asks s, which may be nil.
-func (o *outcome) add(s *set, entities types.EntityGetter, req *cedar.Request) {
-	if s == nil {
-		return
-	}
-	sl := s.slices[req.Action]
+// add asks sl, which may be nil.
+func (o *outcome) add(sl *slice, entities types.EntityGetter, req *cedar.Request) {
 	if sl == nil {
 		return
 	}
 	o.ask(&sl.all, entities, req)
+	if sl.only == nil {
+		return
+	}
 	if r := sl.only[req.Principal]; r != nil {
 		o.ask(r, entities, req)
 	}
