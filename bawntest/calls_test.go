@@ -44,8 +44,9 @@ def handler(event, context):
         return os.environ["_X_AMZN_TRACE_ID"]
     if event.get("sleep"):
         time.sleep(event["sleep"])
-    if "same" in event:
-        return call({"function": event["same"], "payload": event})
+    if event.get("ring"):
+        ring = event["ring"]
+        return call({"function": ring[0], "payload": {"ring": ring[1:] + ring[:1]}, "headers": {"X-Amzn-Trace-Id": "Root=1-00000000-000000000000000000000000;Bawn=1.00"}})
     out = [call(c) for c in event.get("calls", [])]
     if "say" in event:
         return event["say"]

@@ -1,0 +1,161 @@
+package bawntest
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"bawn.dev/bawn"
+)
+
+// TestH5LoopsEnd has functions call each other without end. The forged count that
+// each sends along changes nothing.
+func TestH5LoopsEnd(t *testing.T) {
+	n := newTown(t)
+	n.deploy("self", []string{"self"}, []string{"self"})
+	n.deploy("ping", []string{"pong", "ping"}, []string{"pong"})
+	n.deploy("pong", []string{"ping", "pong"}, []string{"ping"})
+	for _, ring := range [][]string{{"self"}, {"pong", "ping"}} {
+		first := ring[len(ring)-1]
+		text := invoke(t, n.Client, first, map[string]any{"ring": ring})
+		depth := 0
+		var last got
+		for ; ; depth++ {
+			var g got
+			if json.Unmarshal([]byte(text), &g) != nil || g.Status == 0 {
+				t.Fatalf("%v: %s", ring, text)
+			}
+			if text, last = g.Body, g; g.Status != 200 {
+				break
+			}
+		}
+		if depth != bawn.MaxHops || last.Status != 400 || last.Type != "RecursiveInvocationException" {
+			t.Errorf("%v: ended after %d calls with %+v", ring, depth, last)
+		}
+		ended := n.records(func(r *bawn.Record) bool { return r.Control == "H5" && r.Function == ring[0] })
+		if len(ended) != 1 || ended[0].Outcome != "deny" || ended[0].Detail["depth"] != "17" || ended[0].Detail["chain"] == "" {
+			t.Errorf("%v: records of the end: %+v", ring, ended)
+		}
+		// Nothing is left behind: every call has its outcome, and another runs.
+		ran := n.records(func(r *bawn.Record) bool {
+			return r.Kind == bawn.KindOutcome && (r.Function == first || r.Function == ring[0])
+		})
+		if len(ran) != bawn.MaxHops+1 {
+			t.Errorf("%v: %d calls ran, want %d", ring, len(ran), bawn.MaxHops+1)
+		}
+		if out := invoke(t, n.Client, first, map[string]any{"say": "well"}); out != `"well"` {
+			t.Errorf("%v: afterwards: %s", ring, out)
+		}
+	}
+}
+
+// A call of itself by a function that may run once at a time can only end with
+// the caller's own time; control E.
+func TestCallEndsWithItsCaller(t *testing.T) {
+	n := newTown(t)
+	n.deploy("alone", []string{"alone"}, []string{"alone"}, func(spec map[string]any) {
+		spec["interior"] = map[string]any{"timeout": "1s", "concurrency": 1}
+	})
+	inv, err := n.Invoke(t.Context(), "alone", "", []byte(`{"ring":["alone"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(inv.Body)
+	inv.Body.Close()
+	if inv.FunctionError == "" || !strings.Contains(string(b), "timed out after 1.00 seconds") {
+		t.Errorf("%s", b)
+	}
+	var ended []bawn.Record
+	n.until("the outcome of the inner call", func() bool {
+		ended = n.records(func(r *bawn.Record) bool { return r.Kind == bawn.KindOutcome && r.Detail["parent"] == inv.ID })
+		return len(ended) > 0
+	})
+	if len(ended) != 1 || ended[0].Outcome != "error" || !strings.Contains(ended[0].Reason, "went away") {
+		t.Errorf("%+v", ended)
+	}
+	if out := invoke(t, n.Client, "alone", map[string]any{"say": "well"}); out != `"well"` {
+		t.Errorf("afterwards: %s", out)
+	}
+}
+
+// TestH5CountGoesOnThroughEveryTrigger passes the trace of one invocation to the
+// next by each way in, in turn.
+func TestH5CountGoesOnThroughEveryTrigger(t *testing.T) {
+	n := newTown(t)
+	n.deploy("echo", nil, nil, public("/echo"))
+	send := func(url, bearer, body, trace string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", url, bytes.NewReader([]byte(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		if bearer != "" {
+			req.Header.Set("Authorization", "Bearer "+bearer)
+		}
+		if trace != "" {
+			req.Header.Set("X-Amzn-Trace-Id", trace)
+		}
+		res, err := n.HTTP.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(b)
+	}
+	ways := []func(trace string) (int, string){
+		func(trace string) (int, string) {
+			return send(n.Public()+"/echo", "", `{"trace":true}`, trace)
+		},
+		func(trace string) (int, string) {
+			return send(n.URL()+"/v1/functions/echo/invocations", n.Context.Key, `{"trace":true}`, trace)
+		},
+		func(trace string) (int, string) {
+			return send(n.Public()+"/2015-03-31/functions/echo/invocations", n.Context.Key, `{"trace":true}`, trace)
+		},
+	}
+	unquote := func(s string) string { return strings.Trim(s, `"`) }
+	for i, way := range ways {
+		code, text := way("")
+		if code != 200 || !strings.Contains(text, ";Bawn=1.00.") {
+			t.Fatalf("way %d: %d %s", i, code, text)
+		}
+		trace := unquote(text)
+		root, _, _ := strings.Cut(trace, ";")
+		for hop := 1; hop <= bawn.MaxHops; hop++ {
+			if code, text = ways[(i+hop)%len(ways)](trace); code != 200 {
+				t.Fatalf("way %d, hop %d: %d %s", i, hop, code, text)
+			}
+			trace = unquote(text)
+			if !strings.HasPrefix(trace, root+";") {
+				t.Fatalf("way %d, hop %d: another root: %s", i, hop, trace)
+			}
+		}
+		for j, last := range ways {
+			if code, text := last(trace); code/100 != 4 || strings.Contains(text, "Root=") {
+				t.Errorf("way %d: after %d hops way %d answers %d %s", i, bawn.MaxHops, j, code, text)
+			}
+		}
+		// What was signed cannot be changed, and what was not means nothing.
+		for _, change := range []func(string) string{
+			func(s string) string { return strings.Replace(s, "Bawn=1.10.", "Bawn=1.00.", 1) },
+			func(s string) string { return strings.Replace(s, "Root=1-", "Root=1-f", 1) },
+			func(s string) string { return strings.Replace(s, "Bawn=", "bawn=", 1) },
+			func(s string) string { return s[:len(s)-1] },
+			func(s string) string { return s + s[strings.Index(s, ";Bawn="):] },
+		} {
+			if code, text := way(change(trace)); code != 400 {
+				t.Errorf("way %d: with %s: %d %s", i, change(trace), code, text)
+			}
+		}
+		for _, plain := range []string{trace[:strings.Index(trace, ";Bawn=")], "whatever", "Root=1-2-3"} {
+			if code, text := way(plain); code != 200 || !strings.Contains(text, ";Bawn=1.00.") {
+				t.Errorf("way %d: with %s: %d %s", i, plain, code, text)
+			}
+		}
+	}
+}
