@@ -53,8 +53,8 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { w.log.Close() })
 	w.gate, err = Open(ctx, Config{
 		Functions: w.functions, Versions: w.versions, Identity: who,
-		Policy:   policy.New(w.log, func() time.Time { return w.now }),
-		Hops: []byte("a secret of 32 bytes for a test.."), Record: w.log.Append,
+		Policy: policy.New(w.log, func() time.Time { return w.now }),
+		Hops:   []byte("a secret of 32 bytes for a test.."), Record: w.log.Append,
 		Now:      func() time.Time { return w.now },
 		Runtimes: func(m map[bawn.Runtime]int) { w.live = m },
 		Removed:  func(tenant, function string) { w.removed = append(w.removed, tenant+"/"+function) },

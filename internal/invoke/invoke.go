@@ -73,7 +73,9 @@ func (i *Invoker) Known(ctx context.Context, c *bawn.Call) bool { return i.cfg.G
 // Identify finds out who the caller of c is, for a trigger that must know before
 // it can name the target. It sets c.Principal, or returns why the credential is
 // not good; a signed request must be asked about once, with its body's digest.
-func (i *Invoker) Identify(ctx context.Context, c *bawn.Call) error { return i.cfg.Gate.Identify(ctx, c) }
+func (i *Invoker) Identify(ctx context.Context, c *bawn.Call) error {
+	return i.cfg.Gate.Identify(ctx, c)
+}
 
 // Refuse records that a function's call came to nothing before the gate was asked.
 func (i *Invoker) Refuse(ctx context.Context, c *bawn.Call, reason string) error {

@@ -79,7 +79,9 @@ func (n *Node) openCalls(s spine) {
 		Code: s.code, Record: n.record.Append, Log: s.logs.Write,
 		// Upwards: what a function asks for comes in again at the front door. No code
 		// of a function runs before the trigger is there.
-		Serve: func(w http.ResponseWriter, r *http.Request, next func(string) *bawn.Call) { c.lambda.Inside(w, r, next) },
+		Serve: func(w http.ResponseWriter, r *http.Request, next func(string) *bawn.Call) {
+			c.lambda.Inside(w, r, next)
+		},
 		Errors: log, Warm: n.cfg.Warm,
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
