@@ -133,6 +133,9 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 		in.worker.close()
 		return nil, platform(err, "be listened to")
 	}
+	if f.trial != nil {
+		f.trial.box = b
+	}
 	b.owner.Store(in)
 	go in.out.run()
 	b.door.open(in)

@@ -660,6 +660,9 @@ func (p *Pool) blocked(b *boxed, a *sandbox.Attempt) {
 	}
 	if in := b.owner.Load(); in != nil {
 		in.identify(&r, a.Time)
+		if t := in.fleet.trial; t != nil {
+			t.saw(r)
+		}
 	}
 	// Not with the pool's context: what was stopped is known even if the node is
 	// about to stop.

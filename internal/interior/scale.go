@@ -40,8 +40,9 @@ type fleet struct {
 	fn      *function
 	version *bawn.Version
 	shelf   *shelf
-	never   bool // each call gets an instance of its own
-	retired bool // nothing is kept for later
+	never   bool   // each call gets an instance of its own
+	retired bool   // nothing is kept for later
+	trial   *trial // set if its one instance is made for a call of Try
 
 	instances map[*instance]struct{}
 	idle      []*instance // frozen ones first, then by the time they became idle
@@ -215,7 +216,7 @@ func (p *Pool) enter(v *bawn.Version) (*fleet, error) {
 			s := p.shelves[v.Runtime]
 			if s == nil {
 				fn.mu.Unlock()
-				return nil, bawn.Errorf(bawn.CodeUnavailable, "run", "this node has no runtime %s", v.Runtime).WithFix("run bawn doctor on the node")
+				return nil, noRuntime(v)
 			}
 			f = &fleet{fn: fn, version: v, shelf: s, never: v.Perimeter.Interior.Reuse.Never(), instances: make(map[*instance]struct{})}
 			fn.fleets[vk] = f
@@ -223,6 +224,10 @@ func (p *Pool) enter(v *bawn.Version) (*fleet, error) {
 		f.retired = false
 		return f, nil
 	}
+}
+
+func noRuntime(v *bawn.Version) error {
+	return bawn.Errorf(bawn.CodeUnavailable, "run", "this node has no runtime %s", v.Runtime).WithFix("run bawn doctor on the node")
 }
 
 // called notes the arrival of a call. Needs mu.
