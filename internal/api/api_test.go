@@ -106,7 +106,7 @@ func (r route) body() string {
 		return `{"spec": {"runtime": "provided", "owner": "me"}, "artifact": "sha256:` + strings.Repeat("0", 64) + `"}`
 	case "PUT /v1/functions/{name}/aliases/{alias}":
 		return `{"version": 1}`
-	case "POST /v1/functions/{name}/rollback", "POST /v1/functions/{name}/invocations":
+	case "POST /v1/functions/{name}/rollback", "POST /v1/functions/{name}/invocations", "POST /v1/functions/{name}/tests":
 		return `{}`
 	case "POST /v1/keys":
 		return `{"name": "made", "role": "viewer"}`

@@ -25,6 +25,7 @@ func (a *api) routes() []route {
 		on(a, http.MethodDelete, "/v1/functions/{name}", "removeFunction", "Remove a function with all its versions", a.removeFunction, status(http.StatusNoContent)),
 		on(a, http.MethodGet, "/v1/functions/{name}/versions", "listVersions", "List a function's versions, newest first", a.listVersions),
 		on(a, http.MethodPost, "/v1/functions/{name}/versions", "deploy", "Create a version and make it live, or have it wait for approval", a.deploy, alsoAccepted),
+		on(a, http.MethodPost, "/v1/functions/{name}/tests", "test", "Run the tests of a version, or of what would become one", a.runTests),
 		on(a, http.MethodGet, "/v1/approvals", "listApprovals", "List what waits for a second principal, oldest first", a.listApprovals),
 		on(a, http.MethodPost, "/v1/approvals/{id}", "approve", "Approve a version that widens its perimeter, and make it live", a.approve),
 		on(a, http.MethodDelete, "/v1/approvals/{id}", "reject", "Drop a version that waits for approval", a.reject, status(http.StatusNoContent)),

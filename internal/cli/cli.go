@@ -59,6 +59,7 @@ func commands() []command {
 		{"doctor", newDoctor},
 		{"init", newInit},
 		{"deploy", newDeploy},
+		{"test", newTest},
 		{"invoke", newInvoke},
 		{"ls", newList},
 		{"show", newShow},

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +37,8 @@ needs the approval of somebody else unless the node runs solo: what it widens is
 printed, nothing changes, and the exit code is 3. See "bawn approve".
 
 Everything is read and packed, and every function is tried, before the first one
-changes.`,
+changes. Tests in DIR/` + manifest.TestFileName + ` are run before their function's version becomes live;
+one that fails refuses it.`,
 		Example: `  bawn deploy
   bawn deploy services/hello --dry-run
   bawn deploy --only hello -o json`,
@@ -72,39 +72,18 @@ func (a *app) deploy(ctx context.Context, dir string, only []string, dryRun bool
 	if err != nil {
 		return err
 	}
-	names := file.Order
-	if len(only) > 0 {
-		for _, n := range only {
-			if _, ok := file.Functions[n]; !ok {
-				return bawn.Errorf(bawn.CodeNotFound, "deploy", "the manifest has no function %q", n).
-					WithFix("it has %s", strings.Join(file.Order, ", "))
-			}
-		}
-		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(only, n) })
+	names, err := chosen(file, only)
+	if err != nil {
+		return err
 	}
 	c, err := a.client()
 	if err != nil {
 		return err
 	}
-	packs, err := a.pack(dir, names, file)
-	defer func() {
-		for _, p := range packs {
-			p.file.Close()
-		}
-	}()
+	packs, err := a.packAndUpload(ctx, c, dir, names, file)
+	defer closePacks(packs)
 	if err != nil {
 		return err
-	}
-	sent := map[string]bool{}
-	for _, n := range names {
-		p := packs[file.Functions[n].CodePath()]
-		if sent[p.digest] {
-			continue
-		}
-		sent[p.digest] = true
-		if err := a.upload(ctx, c, p, n); err != nil {
-			return err
-		}
 	}
 	var done []*client.Deployment
 	// With several functions, one that is refused must not leave the others
@@ -151,7 +130,7 @@ func forFunction(name string, err error) error {
 	return err
 }
 
-// readManifest reads DIR/bawn.yaml.
+// readManifest reads DIR/bawn.yaml, and the tests beside it.
 func readManifest(dir string) (*manifest.File, error) {
 	path := filepath.Join(dir, manifest.FileName)
 	f, err := os.Open(path)
@@ -169,6 +148,9 @@ func readManifest(dir string) (*manifest.File, error) {
 	}
 	m, err := manifest.Parse(path, data)
 	if err != nil {
+		return nil, err
+	}
+	if err := readTests(dir, m); err != nil {
 		return nil, err
 	}
 	for _, n := range m.Order {

@@ -42,6 +42,7 @@ type plane struct {
 	close func()
 
 	compile func(v *bawn.Version, code string) (map[string][]byte, error) // nil: nothing to compile
+	test    func(v *bawn.Version) ([]bawn.TestResult, error)              // nil: it cannot be tested
 }
 
 func open(t testing.TB) *plane {
@@ -85,7 +86,13 @@ func (p *plane) open() {
 		}
 		return p.compile(v, code)
 	}
-	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Compile: compile, Solo: !p.four, Now: now})
+	test := func(_ context.Context, _ bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error) {
+		if p.test == nil {
+			return nil, bawn.Errorf(bawn.CodeUnavailable, "test", "no sandbox")
+		}
+		return p.test(v)
+	}
+	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {

@@ -105,6 +105,9 @@ func (c *Control) runTests(ctx context.Context, p bawn.Principal, v *bawn.Versio
 		if results, err = c.cfg.Test(ctx, p, &candidate); err != nil {
 			return err
 		}
+		if len(results) != len(v.Tests) {
+			return bawn.Errorf(bawn.CodeInternal, op, "not all tests of %s were run", v.Function)
+		}
 		var failed []string
 		for _, r := range results {
 			if !r.OK {

@@ -187,6 +187,14 @@ func (n *Node) compile(ctx context.Context, v *bawn.Version, code string) (map[s
 	return n.calls.pool.Compile(ctx, v, code)
 }
 
+// test is a control.Config.Test.
+func (n *Node) test(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error) {
+	if err := n.calls.ready(ctx); err != nil {
+		return nil, err
+	}
+	return trigger.RunTests(ctx, n.calls.invoker, p, v)
+}
+
 // inspect is an api.Config.Inspect. To read is not to run code: an instance is
 // started for who may have that done, and that is recorded.
 func (n *Node) inspect(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.Instance, error) {

@@ -167,8 +167,8 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	changes, err := control.Open(ctx, control.Config{
 		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Now: time.Now,
 		// Upwards: a deploy has the interior compile what should not be compiled
-		// at each start.
-		Compile: n.compile, Solo: cfg.Solo, Log: log,
+		// at each start, and what tests it has run as calls are.
+		Compile: n.compile, Test: n.test, Solo: cfg.Solo, Log: log,
 	})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,121 @@
+package control
+
+import (
+	"strings"
+	"testing"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/manifest"
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestF10: a version whose tests fail is not promoted. Nothing of it is left,
+// and what is live goes on; going back is not held up.
+func TestF10(t *testing.T) {
+	p, calls := compiler(t)
+	ctx := t.Context()
+	ran, fails := 0, false
+	p.test = func(v *bawn.Version) ([]bawn.TestResult, error) {
+		ran++
+		if v.Number == 0 || v.Tenant != "main" {
+			t.Errorf("tested %s", v.Ref())
+		}
+		if _, _, ok := p.versions.Get(versionKey(v.Tenant, v.Function, v.Number)); ok && fails && v.Number == 1 && p.live("a") == 0 {
+			t.Error("it can be called while it is tested")
+		}
+		return []bawn.TestResult{{Name: "one", OK: true}, {Name: "strangers stay out", OK: !fails, Message: "nothing was stopped"}}, nil
+	}
+	tested := func(f *manifest.Function) {
+		f.Tests = []manifest.Test{{Name: "one", Allow: &bawn.TestAllow{}}, {Name: "strangers stay out", Deny: &bawn.TestDeny{}}}
+	}
+	digest := module(t, p, "one")
+	fails = true
+	before := p.state()
+	for range 2 {
+		_, err := p.Deploy(ctx, admin, "a", spec(wasm, tested), digest, false)
+		wantCode(t, err, bawn.CodeUnprocessable, "")
+		for _, want := range []string{"1 of the 2 tests of a failed", "strangers stay out: nothing was stopped"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%v\nlacks %q", err, want)
+			}
+		}
+	}
+	if d := cmp.Diff(before, p.state()); d != "" {
+		t.Error(d)
+	}
+	if *calls != 2 || ran != 2 {
+		t.Errorf("compiled %d times, tested %d times", *calls, ran)
+	}
+	if _, err := p.Deploy(ctx, admin, "a", spec(wasm, tested), digest, true); err != nil || ran != 2 {
+		t.Error("a dry run runs the tests", err)
+	}
+	// To run them alone is no deploy, and a failure then no error.
+	results, err := p.Test(ctx, admin, "a", spec(wasm, tested), digest)
+	if err != nil || len(results) != 2 || results[1].OK {
+		t.Error(results, err)
+	}
+	if d := cmp.Diff(before, p.state()); d != "" {
+		t.Error(d)
+	}
+
+	fails = false
+	d := p.deploy("a", digest, wasm, tested)
+	if d.Version.Number != 1 || len(d.Version.Tests) != 2 {
+		t.Errorf("%+v", d.Version)
+	}
+	ran = 0
+	if d := p.deploy("a", digest, wasm, tested); d.Created || ran != 0 {
+		t.Error("what is live is tested again")
+	}
+	if d := p.deploy("a", digest, wasm); !d.Created || ran != 0 {
+		t.Error("the tests are no part of the version")
+	}
+	fails = true
+	_, err = p.Deploy(ctx, admin, "a", spec(wasm, tested), digest, false)
+	wantCode(t, err, bawn.CodeUnprocessable, "") // back by deploying: promoted like any other
+	if p.live("a") != 2 {
+		t.Error("a version whose test failed was promoted")
+	}
+	if _, _, err := p.Rollback(ctx, admin, "a", 1); err != nil || p.live("a") != 1 {
+		t.Error("going back was held up:", err)
+	}
+	results, err = p.TestVersion(ctx, admin, bawn.Ref{Tenant: "main", Function: "a", Qualifier: "1"})
+	if err != nil || len(results) != 2 {
+		t.Error(results, err)
+	}
+
+	// Each run is recorded, with what failed.
+	failed := 0
+	err = p.Events(ctx, admin, evidence.Query{Function: "a"}, func(r bawn.Record) error {
+		if r.Action == "test" && r.Outcome == "ok" && r.Detail["names"] == "strangers stay out" {
+			failed++
+		}
+		return nil
+	})
+	if err != nil || failed != 5 {
+		t.Errorf("%d failed runs are recorded, %v", failed, err)
+	}
+}
+
+// TestF10NotRun: tests that cannot be run have not been passed.
+func TestF10NotRun(t *testing.T) {
+	p := open(t)
+	digest := p.upload(admin, "one")
+	tested := func(f *manifest.Function) {
+		f.Tests = []manifest.Test{{Name: "one", Deny: &bawn.TestDeny{}}}
+	}
+	_, err := p.Deploy(t.Context(), admin, "a", spec(tested), digest, false)
+	wantCode(t, err, bawn.CodeUnavailable, "")
+	p.test = func(*bawn.Version) ([]bawn.TestResult, error) {
+		return nil, bawn.Errorf(bawn.CodeUnavailable, "sandbox", "this host can make no sandbox")
+	}
+	_, err = p.Deploy(t.Context(), admin, "a", spec(tested), digest, false)
+	wantCode(t, err, bawn.CodeUnavailable, "")
+	p.test = func(*bawn.Version) ([]bawn.TestResult, error) { return nil, nil }
+	_, err = p.Deploy(t.Context(), admin, "a", spec(tested), digest, false)
+	wantCode(t, err, bawn.CodeInternal, "not all tests")
+	// Nor by who may not deploy.
+	_, err = p.Test(t.Context(), bawn.Principal{Kind: bawn.PrincipalKey, ID: "v", Tenant: "main", Roles: []bawn.Role{bawn.RoleViewer}}, "a", spec(tested), digest)
+	wantCode(t, err, bawn.CodeDenied, "")
+}

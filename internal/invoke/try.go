@@ -1,0 +1,55 @@
+package invoke
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"bawn.dev/bawn"
+)
+
+// Tried is what came of the call of a test.
+type Tried struct {
+	Refused error         // why it would not be let in; nil if it ran
+	Result  *bawn.Result  // complete; nil if it was refused
+	Stopped []bawn.Record // what the perimeter stopped while it ran
+}
+
+// Try runs the call of a test to v, which need not be known to anybody, if v's
+// perimeter lets c.Principal in; caller is the calling version where that is a
+// function. What the function does is done for by, who runs the test: to test as
+// somebody else gives nobody his rights. The run is recorded, as a test.
+func (i *Invoker) Try(ctx context.Context, by bawn.Principal, v *bawn.Version, c *bawn.Call, caller *bawn.Version) (Tried, error) {
+	if err := i.cfg.Gate.Try(ctx, v, c, caller); err != nil {
+		if bawn.ErrorCode(err) == bawn.CodeUnavailable {
+			return Tried{}, err
+		}
+		return Tried{Refused: err}, nil
+	}
+	as := c.Principal
+	c.Principal, c.Origin, c.Chain = by, bawn.Principal{}, nil
+	result, stopped, err := i.cfg.Pool.Try(ctx, v, c)
+	if err == nil {
+		err = release(result)
+	}
+	r := bawn.Record{
+		Kind: bawn.KindOutcome, Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,
+		Invocation: c.ID, Principal: by.String(), Source: c.Source, Action: "test", Outcome: "ok",
+		Detail: map[string]string{"as": as.String(), "content": v.Digest, "stopped": strconv.Itoa(len(stopped))},
+	}
+	switch {
+	case err != nil:
+		r.Outcome, r.Reason = "error", string(bawn.ErrorCode(err))
+	case result.FunctionError != "":
+		r.Outcome, r.Reason = "error", string(result.Cause)
+	}
+	if lost := i.cfg.Evidence.Append(context.WithoutCancel(ctx), r); lost != nil && err == nil {
+		err = lost
+	}
+	return Tried{Result: result, Stopped: stopped}, err
+}
+
+// MatchIn is Match among the routes of v alone.
+func (i *Invoker) MatchIn(v *bawn.Version, method, rawPath string) (Match, error) {
+	return i.cfg.Gate.MatchIn(v, method, rawPath)
+}
