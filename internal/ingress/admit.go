@@ -44,6 +44,7 @@ type Gate struct {
 	draining atomic.Bool
 	running  atomic.Int64
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
+	trials   trials
 }
 
 // Open returns a gate that knows every function in the tables and follows

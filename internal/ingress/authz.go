@@ -109,6 +109,13 @@ func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, target
 		return policy.Decision{Reason: gone}, nil
 	}
 	req.Caller, req.Chain, req.Order, req.Called = c.Caller, c.Chain, c.Order, c.Called
+	if t := g.trials.of(c); t != nil && !t.lends(req) {
+		reason := "the one whom the test calls as, " + t.as.String() + ", may not have this called"
+		if err := g.refused(ctx, c, &Admission{Version: target}, c.Principal, "A7", reason); err != nil {
+			return policy.Decision{}, err
+		}
+		return policy.Decision{Reason: reason}, nil
+	}
 	return g.cfg.Policy.Authorize(ctx, req)
 }
 
@@ -124,6 +131,9 @@ func (g *Gate) stillThere(c *bawn.Call) (origin bawn.Principal, gone string) {
 	}
 	for i, r := range c.Chain {
 		v := g.index.resolve(r)
+		if v == nil && g.trials.has(r) {
+			continue // nobody has it yet
+		}
 		if v == nil || i == len(c.Chain)-1 && v.Digest != c.Caller.Digest {
 			return origin, "the function " + r.String() + ", through which the call came, has been removed"
 		}

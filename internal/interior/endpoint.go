@@ -258,6 +258,9 @@ func (e *endpoint) record(in *instance, why, line string, dropped int) {
 		r.Detail["dropped"] = strconv.Itoa(dropped)
 	}
 	in.identify(&r, now)
+	if t := in.fleet.trial; t != nil {
+		t.saw(r)
+	}
 	if err := p.cfg.Record(context.Background(), r); err != nil {
 		p.cfg.Errors.Error("a request that was refused in a sandbox was not recorded", "function", r.Function, "err", err)
 	}

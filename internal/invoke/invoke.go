@@ -79,6 +79,7 @@ func (i *Invoker) Identify(ctx context.Context, c *bawn.Call) error {
 
 // Refuse records that a function's call came to nothing before the gate was asked.
 func (i *Invoker) Refuse(ctx context.Context, c *bawn.Call, reason string) error {
+	i.cfg.Gate.Stopped(c, reason)
 	return i.cfg.Gate.Refuse(ctx, c, reason)
 }
 
@@ -156,6 +157,7 @@ func (i *Invoker) explain(c *bawn.Call, err error) {
 			text += "; " + e.Fix
 		}
 	}
+	i.cfg.Gate.Stopped(c, text)
 	i.cfg.Log(bawn.LogLine{
 		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.Parent, Platform: true,
 		Text: "bawn: the call of " + c.Target.String() + " was refused: " + text,

@@ -15,20 +15,22 @@ type Tried struct {
 	Stopped []bawn.Record // what the perimeter stopped while it ran
 }
 
-// Try runs the call of a test to v, which need not be known to anybody, if v's
-// perimeter lets c.Principal in; caller is the calling version where that is a
+// Test runs the call of a test to v, which need not be known to anybody, if v's
+// perimeter lets c.Principal in; c.Caller is the calling version where that is a
 // function. What the function does is done for by, who runs the test: to test as
 // somebody else gives nobody his rights. The run is recorded, as a test.
-func (i *Invoker) Try(ctx context.Context, by bawn.Principal, v *bawn.Version, c *bawn.Call, caller *bawn.Version) (Tried, error) {
-	if err := i.cfg.Gate.Try(ctx, v, c, caller); err != nil {
-		if bawn.ErrorCode(err) == bawn.CodeUnavailable {
-			return Tried{}, err
-		}
+func (i *Invoker) Test(ctx context.Context, by bawn.Principal, v *bawn.Version, c *bawn.Call) (Tried, error) {
+	trial, err := i.cfg.Gate.Try(ctx, v, c)
+	switch {
+	case bawn.ErrorCode(err) == bawn.CodeUnavailable:
+		return Tried{}, err
+	case err != nil:
 		return Tried{Refused: err}, nil
 	}
 	as := c.Principal
-	c.Principal, c.Origin, c.Chain = by, bawn.Principal{}, nil
+	c.Principal, c.Origin, c.Chain, c.Caller, c.Hops = by, bawn.Principal{}, nil, nil, 0
 	result, stopped, err := i.cfg.Pool.Try(ctx, v, c)
+	stopped = append(stopped, trial.Close()...)
 	if err == nil {
 		err = release(result)
 	}

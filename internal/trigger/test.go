@@ -49,13 +49,12 @@ func runTest(ctx context.Context, inv *invoke.Invoker, by bawn.Principal, v *baw
 		ID: bawn.NewID(), Trigger: "api", At: time.Now(), Event: []byte("{}"),
 		Target: bawn.Ref{Tenant: v.Tenant, Function: v.Function, Qualifier: strconv.Itoa(v.Number)},
 	}
-	c.TraceID = traceID(c.ID, c.At)
 	r.Invocation = c.ID
-	caller := pretend(c, t.As, v)
 	var tried invoke.Tried
 	err := testEvent(inv, c, t, v)
 	if err == nil {
-		tried, err = inv.Try(ctx, by, shortened(v, t.Timeout), c, caller)
+		pretend(c, t.As, v)
+		tried, err = inv.Test(ctx, by, shortened(v, t.Timeout), c)
 	} else if bawn.ErrorCode(err) == bawn.CodeNotFound || bawn.ErrorCode(err) == bawn.CodeInvalid {
 		tried, err = invoke.Tried{Refused: err}, nil
 	}
@@ -67,10 +66,10 @@ func runTest(ctx context.Context, inv *invoke.Invoker, by bawn.Principal, v *baw
 	return r, nil
 }
 
-// pretend makes the call come from whom the test says. If that is a function it
-// returns the calling version: one whose own manifest names the function that is
-// tested, since only that one's side is in question.
-func pretend(c *bawn.Call, as string, v *bawn.Version) *bawn.Version {
+// pretend makes the call come from whom the test says. A function
+// is one whose own manifest names the function that is tested, since only that
+// one's side is in question.
+func pretend(c *bawn.Call, as string, v *bawn.Version) {
 	key := func(role bawn.Role) bawn.Principal {
 		return bawn.Principal{Kind: bawn.PrincipalKey, ID: "test", Name: "role:" + string(role), Tenant: v.Tenant, Roles: []bawn.Role{role}}
 	}
@@ -84,12 +83,10 @@ func pretend(c *bawn.Call, as string, v *bawn.Version) *bawn.Version {
 		caller := &bawn.Version{Tenant: v.Tenant, Function: name, Number: 1, Perimeter: bawn.Perimeter{Egress: bawn.Egress{Functions: []string{v.Function}}}}
 		c.Trigger = "function"
 		c.Principal = bawn.Principal{Kind: bawn.PrincipalFunction, ID: name + "@1", Name: "function:" + name, Tenant: v.Tenant}
-		c.Origin, c.Chain, c.Hops = key(bawn.RoleInvoker), []bawn.Ref{caller.Ref()}, 1
-		return caller
+		c.Origin, c.Chain, c.Hops, c.Caller = key(bawn.RoleInvoker), []bawn.Ref{caller.Ref()}, 1, caller
 	default:
 		c.Principal = key(bawn.RoleInvoker)
 	}
-	return nil
 }
 
 // shortened returns v with the test's own timeout, if that is sooner.
@@ -105,6 +102,9 @@ func shortened(v *bawn.Version, timeout time.Duration) *bawn.Version {
 // testEvent gives the call its event: what the test says or, of a request, what
 // the public listener would make of it, and what the test says besides.
 func testEvent(inv *invoke.Invoker, c *bawn.Call, t *bawn.Test, v *bawn.Version) error {
+	if err := inv.Trace(c, nil); err != nil {
+		return err
+	}
 	if t.Route == "" {
 		if len(t.Event) > 0 {
 			c.Event = t.Event
