@@ -182,9 +182,6 @@ func (b *box) watch() {
 
 // exec lets the init start the program.
 func (b *box) exec(e *wire.Exec) error {
-	if e == nil || len(e.Args) == 0 {
-		return errors.New("no program")
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.started {
@@ -211,9 +208,6 @@ func childOf(pid int) int {
 // listen makes a listener inside the sandbox's network namespace. The thread
 // that goes there is thrown away if it cannot come back.
 func (b *box) listen(port int) (int, error) {
-	if port < 1 || port > 65535 {
-		return -1, errors.New("bad port")
-	}
 	type result struct {
 		fd  int
 		err error
@@ -265,9 +259,18 @@ func listenTCP(port int) (int, error) {
 // defaultTmp is the size that init gives /tmp.
 const defaultTmp = 64 << 20
 
-// openTmp keeps a handle on the sandbox's /tmp, to size it at attach.
-func (b *box) openTmp() (err error) {
-	b.tmp, err = unix.Open("/proc/"+strconv.Itoa(b.pid)+"/root/tmp", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// openTmp keeps a handle on the sandbox's /tmp, to size it at attach. It follows
+// no link: from here one would lead into the host.
+func (b *box) openTmp() error {
+	root, err := unix.Open("/proc/"+strconv.Itoa(b.pid)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	b.tmp, err = unix.Openat2(root, "tmp", &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
 	return err
 }
 

@@ -74,7 +74,7 @@ func TestIdentifiers(t *testing.T) {
 		"a": true, "python3.11": true, "i-0123": true, "": false, "..": false, ".x": false, "a/b": false, "A": false, "a\x00": false,
 		strings.Repeat("a", 41): false,
 	} {
-		if (checkID(id) == nil) != ok {
+		if (wire.CheckID(id) == nil) != ok {
 			t.Errorf("%q: want ok=%v", id, ok)
 		}
 	}

@@ -178,9 +178,13 @@ func (s *spawner) probe() *wire.Probe {
 	}
 	users := strings.TrimSpace(readAll("/proc/sys/user/max_user_namespaces"))
 	add("user namespaces allowed", "B1", users != "0", true, "user.max_user_namespaces = "+users, "sysctl -w user.max_user_namespaces=65536")
-	fd, err := s.overlay(s.imageRoot, []string{s.base + "/d"}, unix.MOUNT_ATTR_RDONLY)
+	d, err := unix.Open("d", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
-		unix.Close(fd)
+		var fd int
+		if fd, err = overlay([]int{d}, unix.MOUNT_ATTR_RDONLY); err == nil {
+			unix.Close(fd)
+		}
+		unix.Close(d)
 	}
 	add("overlay with the new mount calls", "B4", err == nil, true, describeErr(err, "kernel "+kernel), "use Linux 6.6 or newer and load the overlay module")
 	add("Landlock", "B4", s.landlock >= 3, true, "version "+strconv.Itoa(s.landlock), "boot with lsm=landlock,… on Linux 6.2 or newer")

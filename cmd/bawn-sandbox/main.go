@@ -1,9 +1,11 @@
 // Command bawn-sandbox is the small static helper that makes sandboxes. Bawn
 // embeds it and starts it from memory; it is not meant to be run by hand.
 //
-// As "spawner" it is one long-lived process beside the server, the only one
-// that needs privileges: what it costs to make a sandbox does not grow with the
-// server's heap. As "init" it is the first process of one sandbox: it sets the
+// As "keeper" it is the one process that is started with the node's privileges
+// and keeps them: it starts the spawner, and another when that one has ended,
+// because the server has no right to. As "spawner" it makes sandboxes: what one
+// costs does not grow with the server's heap. As "init" it is the first process
+// of one sandbox: it sets the
 // sandbox up from the inside, locks itself and everything after it, runs the
 // program and reports how that ended. As "selftest" it is such a program.
 package main
@@ -20,9 +22,12 @@ func main() {
 	debug.SetGCPercent(400)
 	var err error
 	switch {
-	case len(os.Args) >= 5 && os.Args[1] == "spawner":
+	case len(os.Args) == 3 && os.Args[1] == "keeper":
+		runtime.GOMAXPROCS(1)
+		err = runKeeper(os.Args[2])
+	case len(os.Args) == 3 && os.Args[1] == "spawner":
 		runtime.GOMAXPROCS(2)
-		err = runSpawner(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
+		err = runSpawner(os.Args[2])
 	case len(os.Args) == 1 && os.Args[0] == "init":
 		err = runInit()
 	case len(os.Args) == 2 && os.Args[1] == "selftest":

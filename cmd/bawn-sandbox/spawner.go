@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bawn.dev/bawn/internal/sandbox/linux/cgroup"
+	"bawn.dev/bawn/internal/sandbox/linux/filter"
 	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
 // spawner is the long-lived privileged process. It answers the one server at
 // the other end of its socket and ends, with every sandbox, when that is gone.
 type spawner struct {
-	server               *wire.Conn
-	base                 string // the folder that its private mounts hang from
-	cgroups              *cgroup.Tree
-	missing              []string // cgroup controllers that are not there
-	landlock             int      // the kernel's Landlock version that is used
-	forks                chan func()
-	stems                stems
-	imageRoot, codeRoots []folder      // below which alone folders are taken from the host
-	serial               atomic.Uint64 // of names
+	server   *wire.Conn
+	cgroups  *cgroup.Tree
+	missing  []string // cgroup controllers that are not there
+	landlock int      // the kernel's Landlock version that is used
+	forks    chan func()
+	stems    stems
+	users    users
+	serial   atomic.Uint64 // of names
 
 	mu     sync.Mutex
-	images map[string]*wire.Image
+	images map[string]*image
 	boxes  map[string]*box
 	begun  map[string]bool // starts going on, by identifier: whether a kill came meanwhile
 	code   map[string]int  // detached overlay by its folders
@@ -51,36 +51,53 @@ var masked = []string{
 	"/proc/vmallocinfo", "/proc/zoneinfo",
 }
 
-// runSpawner serves until the server is gone. Images come from below dir, in
-// which base is an empty folder to mount over; code comes from below the folders
-// of code; node names the control groups.
-func runSpawner(dir, base, node string, code []string) error {
-	server, err := wire.New(3)
+// Descriptors that a spawner is born with: its socket to the server, and the two
+// folders of the host that it ever takes anything from. It has them from who
+// started the node, before there was a server to say where they are.
+const (
+	fdServer = 3
+	fdRoots  = 4 // roots of runtimes and the count of users; the server cannot write there
+	fdCode   = 5 // code of functions; the server's own
+)
+
+// baseFolder is in the folder of roots, to mount over.
+const baseFolder = ".mounts"
+
+// Bounds of what one server can have a spawner do.
+const (
+	maxBoxes    = 2048 // sandboxes at one time
+	maxImages   = 64
+	maxRequests = 256 // being answered at one time; the next message waits
+)
+
+// image is a root that sandboxes start from.
+type image struct {
+	dir, kind string
+	filter    []byte
+}
+
+// runSpawner serves until the server is gone; node names the control groups.
+func runSpawner(node string) error {
+	for fd := fdServer; fd <= fdCode; fd++ {
+		unix.CloseOnExec(fd)
+	}
+	if err := wire.CheckID(node); err != nil {
+		return err
+	}
+	server, err := wire.New(fdServer)
 	if err != nil {
 		return err
 	}
-	unix.CloseOnExec(3)
 	unix.Umask(0o022)
 	if err := syscall.Setgroups(nil); err != nil { // no sandbox inherits a group of root's
 		return fmt.Errorf("drop groups: %w", err)
 	}
 	s := &spawner{
-		server: server, base: filepath.Join(dir, base),
-		images: map[string]*wire.Image{}, boxes: map[string]*box{}, begun: map[string]bool{}, code: map[string]int{},
+		server: server,
+		images: map[string]*image{}, boxes: map[string]*box{}, begun: map[string]bool{}, code: map[string]int{},
 		forks: make(chan func()),
 		stems: newStems(),
-	}
-	for i, root := range append([]string{dir}, code...) {
-		fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open %s: %w", root, err)
-		}
-		f := folder{root, fd}
-		if i == 0 {
-			s.imageRoot = []folder{f}
-		} else {
-			s.codeRoots = append(s.codeRoots, f)
-		}
+		users: users{dir: fdRoots},
 	}
 	if err := s.mountBase(); err != nil {
 		return err
@@ -105,15 +122,23 @@ func runSpawner(dir, base, node string, code []string) error {
 
 // mountBase makes a small file system, seen by this process and its children
 // alone, and makes it the working folder: children of other users reach it only
-// from there.
+// from there. It goes when the last of them has.
 func (s *spawner) mountBase() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := unix.Mount("bawn", s.base, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0711,size=8m"); err != nil {
-		return fmt.Errorf("mount %s: %w", s.base, err)
+	for _, fd := range []int{fdRoots, fdCode} {
+		if err := bringHome(fd); err != nil {
+			return err
+		}
 	}
-	if err := unix.Chdir(s.base); err != nil {
+	if err := unix.Fchdir(fdRoots); err != nil {
+		return err
+	}
+	if err := unix.Mount("bawn", baseFolder, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0711,size=8m"); err != nil {
+		return fmt.Errorf("mount the working folder: %w", err)
+	}
+	if err := unix.Chdir(baseFolder); err != nil {
 		return err
 	}
 	for _, dir := range []string{"r", "s", "n", "e", "d", "p"} {
@@ -154,7 +179,34 @@ func (s *spawner) mountBase() error {
 	return unix.Mount("proc", "p", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 }
 
+// bringHome replaces the descriptor of a folder, which was opened in another
+// mount namespace, by that of the same folder in this one: nothing can be mounted
+// from the former.
+func bringHome(fd int) error {
+	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return err
+	}
+	own, err := unix.Openat2(unix.AT_FDCWD, name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	defer unix.Close(own)
+	var is, was unix.Stat_t
+	if err := errors.Join(unix.Fstat(own, &is), unix.Fstat(fd, &was)); err != nil {
+		return err
+	}
+	if is.Dev != was.Dev || is.Ino != was.Ino {
+		return fmt.Errorf("%s is another folder than the one that this node was started over", name)
+	}
+	return unix.Dup3(own, fd, unix.O_CLOEXEC)
+}
+
 func (s *spawner) serve() error {
+	running := make(chan struct{}, maxRequests)
 	for {
 		var req wire.Request
 		fds, err := s.server.Receive(&req)
@@ -164,13 +216,20 @@ func (s *spawner) serve() error {
 		if err != nil {
 			return err // a server that talks nonsense is not trusted with the next message
 		}
-		go s.answer(&req, fds)
+		running <- struct{}{}
+		go func() {
+			s.answer(&req, fds)
+			<-running
+		}()
 	}
 }
 
 func (s *spawner) answer(req *wire.Request, fds []int) {
 	reply := wire.Reply{Seq: req.Seq}
-	out, err := s.do(req, fds, &reply)
+	out, err := -1, req.Check(len(fds))
+	if err == nil {
+		out, err = s.do(req, fds, &reply)
+	}
 	if err != nil {
 		reply = wire.Reply{Seq: req.Seq, Error: err.Error()}
 	}
@@ -191,10 +250,8 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 		return -1, nil
 	case wire.OpImage:
 		return -1, s.addImage(req.Image)
-	case wire.OpReserve:
-		return -1, s.reserve(req.UID)
 	case wire.OpStart:
-		b, err := s.start(req.ID, req.UID, req.Start, fds)
+		b, err := s.start(req.ID, req.Start, fds)
 		if err == nil {
 			reply.Group = b.group
 		}
@@ -230,32 +287,38 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 	return -1, fmt.Errorf("unknown request %q", req.Op)
 }
 
-// checkID keeps the identifiers that become file names harmless.
-func checkID(id string) error {
-	if id == "" || len(id) > 40 || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || id[0] == '.' {
-		return fmt.Errorf("bad identifier %.60q", id)
-	}
-	return nil
-}
-
-// addImage mounts a prepared folder as a read-only root. An overlay hides the
-// host path that a bind mount would show in the sandbox's mount table.
+// addImage mounts a prepared root read-only. An overlay hides the host path
+// that a bind mount would show in the sandbox's mount table.
 func (s *spawner) addImage(img *wire.Image) error {
-	if img == nil {
-		return errors.New("no image")
-	}
-	if err := checkID(img.Name); err != nil {
-		return err
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.images[img.Name]; old != nil {
-		if old.Dir != img.Dir {
-			return fmt.Errorf("image %s is already another folder", img.Name)
+		if old.dir != img.Dir || old.kind != img.Kind {
+			return fmt.Errorf("image %s is already another folder or kind", img.Name)
 		}
 		return nil
 	}
-	fd, err := s.overlay(s.imageRoot, []string{img.Dir}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if len(s.images) >= maxImages {
+		return errors.New("too many images")
+	}
+	code, err := filter.Compile(img.Kind)
+	if err != nil {
+		return err
+	}
+	root, err := openBelow(fdRoots, img.Dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	// What else may be in the folder of roots, nobody but its owner has made.
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		return err
+	}
+	if int(st.Uid) != unix.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("root %.80q may be written by others", img.Dir)
+	}
+	fd, err := overlay([]int{root}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return err
 	}
@@ -267,56 +330,34 @@ func (s *spawner) addImage(img *wire.Image) error {
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mount image %s: %w", img.Name, err)
 	}
-	s.images[img.Name] = img
+	s.images[img.Name] = &image{img.Dir, img.Kind, code}
 	return nil
 }
 
-// folder is a folder of the host that the server was started with.
-type folder struct {
-	path string
-	fd   int
+// openBelow opens a folder below another, following no link and leaving no file
+// system. Everything after this works with the descriptor: whatever the server
+// puts in the folder's place meanwhile is not looked at.
+func openBelow(root int, dir string) (int, error) {
+	fd, err := unix.Openat2(root, dir, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return -1, fmt.Errorf("open %.200q: %w", dir, err)
+	}
+	return fd, nil
 }
 
-// openBelow opens a folder that must be below one of the roots, without
-// following a link: what the server asks for later is not trusted with more
-// than what it was started for.
-func openBelow(roots []folder, dir string) (int, error) {
-	for _, root := range roots {
-		rest, ok := strings.CutPrefix(filepath.Clean(dir), strings.TrimSuffix(root.path, "/")+"/")
-		if !ok {
-			continue
-		}
-		fd, err := unix.Openat2(root.fd, rest, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-		})
-		if err != nil {
-			return -1, fmt.Errorf("open %.200q: %w", dir, err)
-		}
-		return fd, nil
-	}
-	return -1, fmt.Errorf("folder %.200q is not where this node keeps such", dir)
-}
-
-// overlay makes a detached read-only mount of folders below the roots, the
-// first on top. Its options name descriptors, so no path of the host shows in
-// them.
-func (s *spawner) overlay(roots []folder, dirs []string, attrs int) (int, error) {
-	if len(dirs) == 0 || len(dirs) > 8 {
-		return -1, errors.New("want 1 to 8 folders")
-	}
+// overlay makes a detached read-only mount of folders, the first on top. Its
+// options name descriptors, so no path of the host shows in them.
+func overlay(dirs []int, attrs int) (int, error) {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("overlay: %w", err)
 	}
 	defer unix.Close(fsfd)
 	var lower []string
-	for _, dir := range dirs {
-		fd, err := openBelow(roots, dir)
-		if err != nil {
-			return -1, err
-		}
-		defer unix.Close(fd)
+	for _, fd := range dirs {
 		lower = append(lower, fmt.Sprintf("/proc/self/fd/%d", fd))
 	}
 	// Without an upper layer the kernel asks for two lower ones.
@@ -340,9 +381,6 @@ func (s *spawner) overlay(roots []folder, dirs []string, attrs int) (int, error)
 // attach gives a sandbox its limits, its code and its policy, in this order:
 // code must never be there without its limits.
 func (s *spawner) attach(b *box, a *wire.Attach) error {
-	if a == nil || a.Memory < 1<<20 || a.CPU <= 0 || a.PIDs < 1 || a.Tmp < 0 {
-		return errors.New("bad limits")
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.attached.Load() {
@@ -385,19 +423,26 @@ const maxCodeMounts = 256
 func (s *spawner) codeMount(dirs []string) (int, error) {
 	// A folder that was replaced under the same path is another folder.
 	var key string
+	var folders []int
 	for _, dir := range dirs {
+		fd, err := openBelow(fdCode, dir)
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(fd)
 		var st unix.Stat_t
-		if err := unix.Stat(dir, &st); err != nil {
+		if err := unix.Fstat(fd, &st); err != nil {
 			return -1, fmt.Errorf("code folder: %w", err)
 		}
 		key += fmt.Sprintf("%s:%d:%d\x00", dir, st.Dev, st.Ino)
+		folders = append(folders, fd)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if fd, ok := s.code[key]; ok {
 		return unix.OpenTree(fd, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	}
-	fd, err := s.overlay(s.codeRoots, dirs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	fd, err := overlay(folders, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	if err != nil {
 		return -1, err
 	}
@@ -431,8 +476,6 @@ func (s *spawner) end() {
 	if s.cgroups != nil {
 		s.cgroups.Close()
 	}
-	unix.Chdir("/")
-	unix.Unmount(s.base, unix.MNT_DETACH)
 }
 
 // fork runs f on the one thread that makes processes.
@@ -443,22 +486,19 @@ func (s *spawner) fork(f func() error) error {
 }
 
 // start makes a sandbox. fds are the program's socket and its output.
-func (s *spawner) start(id string, uid uint32, st *wire.Start, fds []int) (*box, error) {
-	if st == nil || len(fds) != 2 {
-		return nil, errors.New("want a start and two descriptors")
-	}
-	if err := checkID(id); err != nil {
-		return nil, err
-	}
-	if err := checkUID(uid); err != nil {
-		return nil, err
+func (s *spawner) start(id string, st *wire.Start, fds []int) (*box, error) {
+	for i, kind := range []uint32{unix.S_IFSOCK, unix.S_IFIFO} { // anything else would be a way out of the sandbox
+		var stat unix.Stat_t
+		if err := unix.Fstat(fds[i], &stat); err != nil || stat.Mode&unix.S_IFMT != kind {
+			return nil, errors.New("want a socket and a pipe")
+		}
 	}
 	s.mu.Lock()
 	img := s.images[st.Image]
 	_, taken := s.boxes[id]
 	_, begun := s.begun[id]
-	ending := s.ending
-	if !taken && !begun {
+	ending, full := s.ending, len(s.boxes)+len(s.begun) >= maxBoxes
+	if !taken && !begun && !full {
 		s.begun[id] = false
 		defer func() {
 			s.mu.Lock()
@@ -472,20 +512,20 @@ func (s *spawner) start(id string, uid uint32, st *wire.Start, fds []int) (*box,
 		return nil, fmt.Errorf("image %.60q is not prepared", st.Image)
 	case taken || begun:
 		return nil, errors.New("identifier in use")
+	case full:
+		return nil, errors.New("too many sandboxes")
 	case ending:
 		return nil, errors.New("the spawner is stopping")
 	}
 	b := s.stems.take()
-	if b != nil {
-		s.stems.order(uid) // the users are for the next one
-	} else {
+	if b == nil {
 		var err error
-		if b, err = s.newStem(uid); err != nil {
+		if b, err = s.newStem(); err != nil {
 			return nil, err
 		}
 	}
 	b.id = id
-	if err := s.dress(b, img, fds); err != nil {
+	if err := s.dress(b, st.Image, img, fds); err != nil {
 		b.abandon()
 		return nil, err
 	}
@@ -508,10 +548,10 @@ func (s *spawner) start(id string, uid uint32, st *wire.Start, fds []int) (*box,
 }
 
 // dress gives a stem its root and its locks.
-func (s *spawner) dress(b *box, img *wire.Image, fds []int) error {
+func (s *spawner) dress(b *box, name string, img *image, fds []int) error {
 	setup := wire.Setup{
-		Root: "r/" + img.Name, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
-		Filter: img.Filter, Landlock: s.landlock, Mask: masked,
+		Root: "r/" + name, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
+		Filter: img.filter, Landlock: s.landlock, Mask: masked,
 	}
 	if err := b.ctl.Send(&setup, fds...); err != nil {
 		return err
@@ -527,13 +567,6 @@ func (s *spawner) dress(b *box, img *wire.Image, fds []int) error {
 	}
 	b.notify = got[0]
 	return b.openTmp()
-}
-
-func checkUID(uid uint32) error {
-	if uid < 1<<16 || uid > 1<<31-2 {
-		return errors.New("bad user")
-	}
-	return nil
 }
 
 func landlockVersion() int {

@@ -15,7 +15,7 @@ import (
 // on an idle machine, and no call should wait for that.
 type stems struct {
 	ready  chan *box
-	orders chan uint32 // users for those to be made
+	orders chan struct{} // for those to be made
 	quit   chan struct{}
 	done   chan struct{}
 	last   atomic.Int64 // when one was taken, UnixNano
@@ -28,7 +28,7 @@ const maxStems = 4
 const stemDelay = 25 * time.Millisecond
 
 func newStems() stems {
-	return stems{ready: make(chan *box, maxStems), orders: make(chan uint32, maxStems), quit: make(chan struct{}), done: make(chan struct{})}
+	return stems{ready: make(chan *box, maxStems), orders: make(chan struct{}, maxStems), quit: make(chan struct{}), done: make(chan struct{})}
 }
 
 // take returns a stem, or nil if there is none.
@@ -36,17 +36,10 @@ func (p *stems) take() *box {
 	p.last.Store(time.Now().UnixNano())
 	select {
 	case b := <-p.ready:
+		p.orders <- struct{}{} // as many as are ready, on order or in the making: never more than there is room for
 		return b
 	default:
 		return nil
-	}
-}
-
-// order asks for a stem with these users, unless enough are on order.
-func (p *stems) order(uid uint32) {
-	select {
-	case p.orders <- uid:
-	default:
 	}
 }
 
@@ -54,27 +47,21 @@ func (p *stems) order(uid uint32) {
 func (p *stems) end() {
 	close(p.quit)
 	<-p.done
-	for b := p.take(); b != nil; b = p.take() {
-		b.abandon()
+	for len(p.ready) > 0 {
+		(<-p.ready).abandon()
 	}
-}
-
-func (s *spawner) reserve(uid uint32) error {
-	if err := checkUID(uid); err != nil {
-		return err
-	}
-	s.stems.order(uid)
-	return nil
 }
 
 // growStems makes what is ordered while nobody takes any.
 func (s *spawner) growStems() {
 	p := &s.stems
 	defer close(p.done)
+	for range maxStems {
+		p.orders <- struct{}{}
+	}
 	for {
-		var uid uint32
 		select {
-		case uid = <-p.orders:
+		case <-p.orders:
 		case <-p.quit:
 			return
 		}
@@ -89,21 +76,21 @@ func (s *spawner) growStems() {
 				return
 			}
 		}
-		b, err := s.newStem(uid)
+		b, err := s.newStem()
 		if err != nil {
 			os.Stderr.WriteString("bawn-sandbox: " + err.Error() + "\n")
-			continue
+			continue // whoever starts a sandbox will be told
 		}
-		select {
-		case p.ready <- b:
-		default:
-			b.abandon() // cannot be: there are no more orders than places
-		}
+		p.ready <- b // there are no more orders than places
 	}
 }
 
 // newStem makes an init in new namespaces and control groups.
-func (s *spawner) newStem(uid uint32) (*box, error) {
+func (s *spawner) newStem() (*box, error) {
+	uid, err := s.users.take()
+	if err != nil {
+		return nil, fmt.Errorf("users for a sandbox: %w", err)
+	}
 	name := fmt.Sprintf("b%d", s.serial.Add(1))
 	b := &box{s: s, name: name, share: "s/" + name, gone: make(chan struct{}), answered: make(chan struct{}), notify: -1}
 	if err := b.grow(uid); err != nil {

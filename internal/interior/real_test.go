@@ -76,7 +76,7 @@ func newReal(t testing.TB) *real {
 	if os.Getuid() != 0 {
 		t.Skip("making sandboxes needs root")
 	}
-	d, err := linux.New(linux.Config{Dir: t.TempDir(), Code: []string{os.TempDir()}, Node: "interior", Log: slog.New(slog.DiscardHandler)})
+	d, err := linux.New(linux.Config{Dir: t.TempDir(), Code: os.TempDir(), Node: "interior", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 // openDriver returns the sandbox driver of this host. If the host cannot have
 // one the node still runs, and every function is refused with the reason.
 func openDriver(data, node string, log *slog.Logger) sandbox.Driver {
-	d, err := linux.New(linux.Config{Dir: filepath.Join(data, "runtimes"), Code: []string{filepath.Join(data, "code")}, Node: node, Log: log})
+	d, err := linux.New(linux.Config{Dir: filepath.Join(data, "runtimes"), Code: filepath.Join(data, "code"), Node: node, Log: log})
 	if err != nil {
 		log.Error("no sandbox can be made on this host, so no function runs", "error", err)
 		return &noDriver{err}

@@ -1,7 +1,7 @@
 // Package linux is the sandbox driver "process": namespaces, a read-only root,
 // seccomp, Landlock, cgroups and limits around ordinary processes. A small
 // privileged helper beside the server does the work; this package is the
-// server's side of it and needs no privilege itself.
+// server's side of it and needs no privilege itself: see [Launch].
 package linux
 
 import (
@@ -11,11 +11,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,81 +32,120 @@ import (
 // Config says where a driver works.
 type Config struct {
 	Dir  string       // for roots; made if missing; on a local file system
-	Code []string     // the folders below which code may be attached; the helper refuses any other
+	Code string       // the folder below which code may be attached; the helper refuses any other
 	Node string       // names this node's cgroups: [a-z0-9-], at most 32 bytes
 	Log  *slog.Logger // nil means slog.Default()
+
+	// Helper is one that runs already; the driver closes it. Nil has the driver
+	// launch one over Dir and Code.
+	Helper *Helper
+	// Prepared returns the name of the root that was made for an image, below the
+	// helper's folder of roots. Nil has the driver make roots itself, in Dir.
+	Prepared func(ctx context.Context, image string) (string, error)
 }
 
-// Driver makes sandboxes with the helper. It starts the helper anew when it
-// has died.
+// Driver makes sandboxes with the helper.
 type Driver struct {
 	cfg    Config
-	binary *os.File
+	helper *Helper
 
-	mu       sync.Mutex
-	spawner  *spawner
-	images   map[string]*wire.Image // prepared ones, to be told to a new helper
-	filters  map[sandbox.SyscallKind][]byte
-	nextUID  uint32
-	lastUID  uint32 // the end of the block of users that is reserved on disk
-	probed   []bawn.Capability
-	tested   bawn.Capability
-	closed   bool
-	restarts int
+	mu      sync.Mutex
+	spawner *spawner
+	changed chan struct{}          // closed when spawner or failed changes
+	failed  error                  // there will be no spawner any more
+	images  map[string]*wire.Image // prepared ones, to be told to a new spawner
+	probed  []bawn.Capability
+	tested  bawn.Capability
+	closed  bool
 }
 
 // New starts the helper. An error says why this host can make no sandboxes at
 // all; what else it may lack is Probe's to say.
-func New(cfg Config) (*Driver, error) {
+func New(cfg Config) (d *Driver, err error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if err := os.MkdirAll(filepath.Join(cfg.Dir, baseFolder), 0o700); err != nil {
+	if cfg.Helper == nil {
+		if cfg.Helper, err = launchOver(cfg); err != nil {
+			return nil, err
+		}
+	}
+	d = &Driver{cfg: cfg, helper: cfg.Helper, changed: make(chan struct{}), images: map[string]*wire.Image{}}
+	go d.helper.forward(cfg.Log)
+	go d.follow()
+	ctx, cancel := context.WithTimeout(context.Background(), selfTestTime)
+	defer cancel()
+	if _, err := d.current(ctx); err != nil {
+		d.Close()
 		return nil, err
 	}
-	leftovers, _ := filepath.Glob(filepath.Join(cfg.Dir, ".staging-*"))
-	for _, dir := range leftovers {
-		os.RemoveAll(dir)
-	}
-	binary, err := openHelper()
-	if err != nil {
-		return nil, err
-	}
-	d := &Driver{cfg: cfg, binary: binary, images: map[string]*wire.Image{}, filters: map[sandbox.SyscallKind][]byte{}}
-	if _, err := d.helper(context.Background()); err != nil {
-		binary.Close()
-		return nil, err
-	}
-	err = d.selfTest()
-	d.tested = bawn.Capability{
+	err = d.selfTest(ctx)
+	tested := bawn.Capability{
 		Name: "a sandbox that holds", Control: "B12", OK: err == nil, Required: true,
 		Detail: "made at start, and nine ways out tried from inside",
 	}
 	if err != nil {
-		d.tested.Detail = err.Error()
-		d.tested.Fix = "mend what else is missing here; if nothing is, report it as a security defect"
+		tested.Detail = err.Error()
+		tested.Fix = "mend what else is missing here; if nothing is, report it as a security defect"
 	}
+	d.mu.Lock()
+	d.tested = tested
+	d.mu.Unlock()
 	return d, nil
+}
+
+// launchOver launches a helper over the folders of a configuration.
+func launchOver(cfg Config) (*Helper, error) {
+	if err := os.MkdirAll(filepath.Join(cfg.Dir, baseFolder), 0o700); err != nil {
+		return nil, err
+	}
+	if err := SweepRoots(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if cfg.Code == "" {
+		cfg.Code = filepath.Join(cfg.Dir, baseFolder) // empty
+	}
+	roots, err := os.Open(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer roots.Close()
+	code, err := os.Open(cfg.Code)
+	if err != nil {
+		return nil, err
+	}
+	defer code.Close()
+	return Launch(Places{Roots: roots, Code: code, Node: cfg.Node})
 }
 
 // selfTestTime bounds the self-test; it takes some ten milliseconds.
 const selfTestTime = 10 * time.Second
 
+// selfTestName is the name of the image of the self-test, of its sandbox and of
+// what is tested there.
+const selfTestName = "selftest"
+
+// SelfTestImage returns the image that every helper is tried with before it is
+// used; its program is the helper itself.
+func SelfTestImage() (sandbox.Image, error) {
+	binary, err := helper.ReadFile("helper/bawn-sandbox")
+	return sandbox.Image{Name: selfTestName, Syscall: sandbox.SyscallProvided, Files: []sandbox.File{
+		{Path: "/usr/bin/selftest", Data: binary, Mode: 0o755},
+	}}, err
+}
+
 // selfTest runs the helper itself as the program of a sandbox.
-func (d *Driver) selfTest() error {
-	for _, c := range d.probed {
+func (d *Driver) selfTest(ctx context.Context) error {
+	for _, c := range d.Probe() {
 		if c.Required && !c.OK {
 			return errors.New("not tried, because something required is missing")
 		}
 	}
-	binary, err := helper.ReadFile("helper/bawn-sandbox")
+	const name = selfTestName
+	img, err := SelfTestImage()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), selfTestTime)
-	defer cancel()
-	const name = "selftest"
-	img := sandbox.Image{Name: name, Syscall: sandbox.SyscallProvided, Files: []sandbox.File{{Path: "/usr/bin/selftest", Data: binary, Mode: 0o755}}}
 	if err := d.Prepare(ctx, img); err != nil {
 		return err
 	}
@@ -132,84 +171,114 @@ func (d *Driver) selfTest() error {
 	return nil
 }
 
-// baseFolder is what the helper mounts its own file system over.
-const baseFolder = ".mounts"
+var errClosed = errors.New("the driver is closed")
 
-// helper returns the running helper, starting it if need be.
-func (d *Driver) helper(ctx context.Context) (*spawner, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return nil, errClosed
-	}
-	if d.spawner != nil {
-		select {
-		case <-d.spawner.dead:
-			d.restarts++
-			d.cfg.Log.Error("the sandbox helper died and is started again", "error", d.spawner.ended, "restarts", d.restarts)
+// follow takes every spawner that the keeper starts into use, until there is
+// none to come.
+func (d *Driver) follow() {
+	for restarts := 0; ; restarts++ {
+		s, err := d.helper.next()
+		if err == nil {
+			err = d.greet(s, restarts)
+		}
+		if err != nil {
+			d.fail(err)
+			return
+		}
+		<-s.dead
+		d.mu.Lock()
+		closed := d.closed
+		if d.spawner == s {
 			d.spawner = nil
-		default:
-			return d.spawner, nil
+		}
+		d.mu.Unlock()
+		if !closed {
+			d.cfg.Log.Error("the sandbox helper died and is started again", "error", s.ended, "restarts", restarts+1)
 		}
 	}
-	s, err := startSpawner(d.binary, d.cfg)
-	if err != nil {
-		return nil, err
-	}
+}
+
+// greet asks a new spawner what it can do and tells it of the images. One that
+// does not even answer has died, which is seen elsewhere, unless it is the first.
+func (d *Driver) greet(s *spawner, restarts int) error {
+	ctx := context.Background() // the spawner answers or dies
 	reply, _, err := s.call(ctx, wire.Request{Op: wire.OpProbe})
-	for _, img := range d.images {
+	d.mu.Lock()
+	images := slices.Collect(maps.Values(d.images))
+	d.mu.Unlock()
+	for _, img := range images {
 		if err == nil {
 			_, _, err = s.call(ctx, wire.Request{Op: wire.OpImage, Image: img})
 		}
 	}
 	if err != nil {
-		s.stop()
-		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper does not work here").
+		s.conn.CloseWrite()
+		if restarts > 0 {
+			return nil
+		}
+		return bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper does not work here").
 			WithFix("run bawn as root on Linux 6.6 or newer; its log has the detail")
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.spawner = s
 	d.probed = nil
 	for _, c := range reply.Probe.Capabilities {
 		d.probed = append(d.probed, bawn.Capability(c))
 	}
-	go d.reserve(s)
-	go d.revive(s, time.Now())
-	return s, nil
+	d.tell()
+	return nil
 }
 
-// reviveDelay keeps a helper that cannot live from being started in a loop.
-const reviveDelay = 2 * time.Second
-
-// revive starts another helper when this one has died, because that one also
-// ends what the dead one left frozen.
-func (d *Driver) revive(s *spawner, started time.Time) {
-	<-s.dead
-	if time.Since(started) < reviveDelay {
-		time.Sleep(reviveDelay)
+// fail says that there will be no spawner any more.
+func (d *Driver) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if errors.Is(err, io.EOF) {
+		err = bawn.Errorf(bawn.CodeUnavailable, "sandbox", "the sandbox helper has ended for good").WithFix("start bawn again; its log has the detail")
 	}
-	if _, err := d.helper(context.Background()); err != nil && !errors.Is(err, errClosed) {
-		d.cfg.Log.Error("the sandbox helper cannot be started again", "error", err)
+	if !d.closed {
+		d.cfg.Log.Error("no sandbox can be made any more", "error", err)
 	}
+	d.spawner, d.failed = nil, err
+	d.tell()
 }
 
-var errClosed = errors.New("the driver is closed")
+// tell wakes whoever waits for a change. The caller holds mu.
+func (d *Driver) tell() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
 
-// reserved is how many sandboxes the helper makes ahead; it bounds the number
-// itself. Each later start pays for the one that it took.
-const reserved = 4
-
-// reserve gives a new helper users for the sandboxes that it makes ahead.
-func (d *Driver) reserve(s *spawner) {
-	for range reserved {
-		uid, err := d.takeUID()
-		if err == nil {
-			_, _, err = s.call(context.Background(), wire.Request{Op: wire.OpReserve, UID: uid})
+// current returns the running spawner, waiting for another if one has died.
+func (d *Driver) current(ctx context.Context) (*spawner, error) {
+	for {
+		d.mu.Lock()
+		s, changed, failed, closed := d.spawner, d.changed, d.failed, d.closed
+		d.mu.Unlock()
+		switch {
+		case closed:
+			return nil, errClosed
+		case failed != nil:
+			return nil, failed
 		}
-		if err != nil {
-			return // the helper has ended, or whoever starts a sandbox will be told
+		if s != nil {
+			select {
+			case <-s.dead:
+			default:
+				return s, nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, bawn.Wrap(ctx.Err(), bawn.CodeUnavailable, "sandbox", "the sandbox helper was still being started").WithFix("try again")
 		}
 	}
 }
+
+// baseFolder is what the helper mounts its own file system over.
+const baseFolder = ".mounts"
 
 // Probe says what the helper found when it started, and whether a sandbox made
 // then held.
@@ -219,22 +288,20 @@ func (d *Driver) Probe() []bawn.Capability {
 	return append(slices.Clone(d.probed), d.tested)
 }
 
-// Prepare makes an image's root on disk and mounts it.
+// Prepare makes an image's root on disk, if nobody did before, and mounts it.
 func (d *Driver) Prepare(ctx context.Context, img sandbox.Image) error {
-	dir, err := materialise(d.cfg.Dir, img)
+	var name string
+	var err error
+	if d.cfg.Prepared != nil {
+		name, err = d.cfg.Prepared(ctx, img.Name)
+	} else {
+		name, err = MakeRoot(d.cfg.Dir, img)
+	}
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	code := d.filters[img.Syscall]
-	d.mu.Unlock()
-	if code == nil {
-		if code, err = filter(img.Syscall); err != nil {
-			return err
-		}
-	}
-	w := &wire.Image{Name: img.Name, Dir: dir, Filter: code}
-	s, err := d.helper(ctx)
+	w := &wire.Image{Name: img.Name, Dir: name, Kind: string(img.Syscall)}
+	s, err := d.current(ctx)
 	if err != nil {
 		return err
 	}
@@ -242,79 +309,14 @@ func (d *Driver) Prepare(ctx context.Context, img sandbox.Image) error {
 		return err
 	}
 	d.mu.Lock()
-	d.images[img.Name], d.filters[img.Syscall] = w, code
+	d.images[img.Name] = w
 	d.mu.Unlock()
 	return nil
 }
 
-// Users of sandboxes. Each sandbox has two that no other had before: the pair
-// is counted up, blocks of it are reserved on disk, and the count starts over
-// only after 600 million sandboxes.
-const (
-	firstUID = 0x3000_0000
-	endUID   = 0x7fff_0000
-	uidBlock = 1 << 16
-)
-
-// takeUID returns the first of two fresh users.
-func (d *Driver) takeUID() (uint32, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.nextUID == d.lastUID {
-		name := filepath.Join(d.cfg.Dir, "next-uid")
-		next := uint64(firstUID)
-		b, err := os.ReadFile(name)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-		case err != nil:
-			return 0, err
-		default:
-			next, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-			if err != nil || next < firstUID {
-				return 0, fmt.Errorf("%s is damaged; remove it if no sandbox of this node runs", name)
-			}
-		}
-		if next+uidBlock > endUID {
-			next = firstUID
-		}
-		if err := writeDurably(name, strconv.FormatUint(next+uidBlock, 10)+"\n"); err != nil {
-			return 0, err
-		}
-		d.nextUID, d.lastUID = uint32(next), uint32(next+uidBlock)
-	}
-	uid := d.nextUID
-	d.nextUID += 2
-	return uid, nil
-}
-
-func writeDurably(name, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".staging-uid-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
-}
-
 // Start makes one sandbox.
 func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox, error) {
-	s, err := d.helper(ctx)
-	if err != nil {
-		return nil, err
-	}
-	uid, err := d.takeUID()
+	s, err := d.current(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -335,7 +337,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 		conn.Close()
 		return nil, err
 	}
-	b := newBox(spec.ID, s, conn, output)
+	b := newBox(spec.ID, s, d.cfg.Code, conn, output)
 	s.mu.Lock()
 	if s.boxes != nil {
 		s.boxes[spec.ID] = b
@@ -345,7 +347,7 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 	if len(spec.Args) > 0 {
 		start.Exec = &wire.Exec{Args: spec.Args, Env: spec.Env}
 	}
-	reply, _, err := s.call(ctx, wire.Request{Op: wire.OpStart, ID: spec.ID, UID: uid, Start: start}, pair[1], int(theirs.Fd()))
+	reply, _, err := s.call(ctx, wire.Request{Op: wire.OpStart, ID: spec.ID, Start: start}, pair[1], int(theirs.Fd()))
 	unix.Close(pair[1])
 	theirs.Close()
 	if err == nil && reply.Group == nil {
@@ -366,21 +368,27 @@ func (d *Driver) Start(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 // Close ends every sandbox, waits for their end and stops the helper.
 func (d *Driver) Close() error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	if d.closed {
+		d.mu.Unlock()
 		return nil
 	}
 	d.closed = true
-	if d.spawner != nil {
-		d.spawner.stop()
+	s := d.spawner
+	d.tell()
+	d.mu.Unlock()
+	// The keeper first, or it would start another spawner.
+	d.helper.conn.CloseWrite()
+	if s != nil {
+		s.stop()
 	}
-	return d.binary.Close()
+	return d.helper.Close()
 }
 
 // box is the server's side of one sandbox.
 type box struct {
 	id       string
 	s        *spawner
+	code     string // the folder of code
 	conn     net.Conn
 	output   *os.File
 	group    *cgroup.Group
@@ -397,8 +405,8 @@ type box struct {
 // limits their rate.
 const attemptBacklog = 128
 
-func newBox(id string, s *spawner, conn net.Conn, output *os.File) *box {
-	return &box{id: id, s: s, conn: conn, output: output, attempts: make(chan sandbox.Attempt, attemptBacklog), done: make(chan struct{})}
+func newBox(id string, s *spawner, code string, conn net.Conn, output *os.File) *box {
+	return &box{id: id, s: s, code: code, conn: conn, output: output, attempts: make(chan sandbox.Attempt, attemptBacklog), done: make(chan struct{})}
 }
 
 func (b *box) ID() string                       { return b.id }
@@ -414,8 +422,16 @@ func (b *box) call(ctx context.Context, req wire.Request) (*wire.Reply, int, err
 }
 
 func (b *box) Attach(ctx context.Context, a sandbox.Attachment) error {
+	code := make([]string, len(a.Code))
+	for i, dir := range a.Code {
+		rel, err := filepath.Rel(b.code, dir)
+		if err != nil || !filepath.IsLocal(rel) || rel == "." {
+			return fmt.Errorf("folder %.200q is not where this node keeps code", dir)
+		}
+		code[i] = rel
+	}
 	_, _, err := b.call(ctx, wire.Request{Op: wire.OpAttach, Attach: &wire.Attach{
-		Code: a.Code, Memory: a.Memory, CPU: a.CPU, PIDs: a.PIDs, Tmp: a.Tmp, Exec: a.Exec,
+		Code: code, Memory: a.Memory, CPU: a.CPU, PIDs: a.PIDs, Tmp: a.Tmp, Exec: a.Exec,
 	}})
 	return err
 }

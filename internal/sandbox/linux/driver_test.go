@@ -17,7 +17,7 @@ func newDriver(t testing.TB) *Driver {
 	if os.Getuid() != 0 {
 		t.Skip("making sandboxes needs root")
 	}
-	d, err := New(Config{Dir: t.TempDir(), Code: []string{os.TempDir()}, Node: "test"})
+	d, err := New(Config{Dir: t.TempDir(), Code: os.TempDir(), Node: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestCodeComesFromItsFoldersAlone(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(inside, "good"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	d, err := New(Config{Dir: t.TempDir(), Code: []string{inside}, Node: "roots"})
+	d, err := New(Config{Dir: t.TempDir(), Code: inside, Node: "roots"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestReviveWithoutACall(t *testing.T) {
 	}
 	processes := processesOf("test")
 	d.mu.Lock()
-	helper := d.spawner.cmd.Process.Pid
+	helper := d.spawner.pid
 	d.mu.Unlock()
 	syscall.Kill(helper, syscall.SIGKILL)
 	eventually(t, "the frozen sandbox is gone though nobody called", func() bool { return len(alive(processes)) == 0 })

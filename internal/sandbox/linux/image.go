@@ -26,19 +26,20 @@ const (
 	maxImageDepth = 24
 )
 
-// materialise makes the folder that an image's files are in, below dir, and
-// returns it. Files of the host are hard links where the file system allows it
+// MakeRoot makes the folder that an image's files are in, below dir, and
+// returns its name. Files of the host are hard links where the file system allows it
 // and copies elsewhere, so an upgrade of the host's packages does not change a
 // root in use, and programs of host and sandbox share memory. The folder's name
 // is a digest of what went in; one that is there already is complete.
-func materialise(dir string, img sandbox.Image) (string, error) {
+func MakeRoot(dir string, img sandbox.Image) (string, error) {
 	sum, err := imageDigest(img)
 	if err != nil {
 		return "", err
 	}
-	final := filepath.Join(dir, img.Name+"-"+sum)
+	name := img.Name + "-" + sum
+	final := filepath.Join(dir, name)
 	if _, err := os.Stat(final); err == nil {
-		return final, nil
+		return name, nil
 	}
 	staging, err := os.MkdirTemp(dir, ".staging-*")
 	if err != nil {
@@ -61,11 +62,26 @@ func materialise(dir string, img sandbox.Image) (string, error) {
 	}
 	if err := os.Rename(staging, final); err != nil {
 		if _, serr := os.Stat(final); serr == nil {
-			return final, nil // another start was faster
+			return name, nil // another start was faster
 		}
 		return "", err
 	}
-	return final, nil
+	return name, nil
+}
+
+// SweepRoots removes what interrupted runs of [MakeRoot] left. Nobody may be
+// making a root in dir meanwhile.
+func SweepRoots(dir string) error {
+	leftovers, err := filepath.Glob(filepath.Join(dir, ".staging-*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range leftovers {
+		if err := os.RemoveAll(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // imageDigest names an image by its description and by what the host files it

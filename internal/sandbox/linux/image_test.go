@@ -8,7 +8,7 @@ import (
 	"bawn.dev/bawn/internal/sandbox"
 )
 
-func TestMaterialise(t *testing.T) {
+func TestMakeRoot(t *testing.T) {
 	host := t.TempDir()
 	for name, text := range map[string]string{"lib/a.py": "a", "lib/sub/b.py": "b", "lib/test/t.py": "t", "bin": "elf"} {
 		if err := os.MkdirAll(filepath.Join(host, filepath.Dir(name)), 0o755); err != nil {
@@ -27,10 +27,11 @@ func TestMaterialise(t *testing.T) {
 		{Path: "/bin", Link: "usr/bin"},
 	}}
 	dir := t.TempDir()
-	root, err := materialise(dir, img)
+	name, err := MakeRoot(dir, img)
 	if err != nil {
 		t.Fatal(err)
 	}
+	root := filepath.Join(dir, name)
 	for name, want := range map[string]string{
 		"usr/bin/x": "elf", "usr/lib/x/a.py": "a", "usr/lib/x/sub/b.py": "b", "usr/lib/x/link.py": "a", "bin/x": "elf", "etc/hosts": "127.0.0.1 localhost\n",
 	} {
@@ -43,19 +44,19 @@ func TestMaterialise(t *testing.T) {
 			t.Errorf("%s is there", name)
 		}
 	}
-	if again, err := materialise(dir, img); err != nil || again != root {
+	if again, err := MakeRoot(dir, img); err != nil || again != name {
 		t.Errorf("the same image again: %s, %v", again, err)
 	}
 	if err := os.WriteFile(filepath.Join(host, "bin"), []byte("another"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := materialise(dir, img); err != nil || changed == root {
+	if changed, err := MakeRoot(dir, img); err != nil || changed == name {
 		t.Errorf("the host's file changed and the root did not: %v", err)
 	}
 	for _, bad := range []sandbox.File{
 		{Path: "relative", Data: []byte("x")}, {Path: "/a/../../x", Data: []byte("x")}, {Path: "/x", Host: filepath.Join(host, "missing")},
 	} {
-		if _, err := materialise(dir, sandbox.Image{Name: "bad", Files: []sandbox.File{bad}}); err == nil {
+		if _, err := MakeRoot(dir, sandbox.Image{Name: "bad", Files: []sandbox.File{bad}}); err == nil {
 			t.Errorf("%+v was taken", bad)
 		}
 	}

@@ -92,7 +92,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if err := boxes[0].Freeze(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	helper := d.spawner.cmd.Process.Pid
+	helper := d.spawner.pid
 	processes := processesOf("leave-nothing")
 	if len(processes) < 5 {
 		t.Fatalf("only %d processes are in cgroups", len(processes))
@@ -135,7 +135,7 @@ func TestHelperKilled(t *testing.T) {
 	if len(processes) < 2 {
 		t.Fatalf("only %d processes are in cgroups", len(processes))
 	}
-	syscall.Kill(d.spawner.cmd.Process.Pid, syscall.SIGKILL)
+	syscall.Kill(d.spawner.pid, syscall.SIGKILL)
 	for _, b := range []sandbox.Sandbox{running, frozen} {
 		select {
 		case <-b.Done():
@@ -167,7 +167,7 @@ func TestServerKilled(t *testing.T) {
 		}
 		startEmpty(t, d, "a")
 		startEmpty(t, d, "b").Freeze(t.Context())
-		fmt.Println("helper", d.spawner.cmd.Process.Pid)
+		fmt.Println("helper", d.spawner.pid)
 		select {} // until it is killed
 	}
 	if os.Getuid() != 0 {
@@ -201,31 +201,5 @@ func TestServerKilled(t *testing.T) {
 	eventually(t, "the sandboxes have ended", func() bool { return len(alive(processes)) == 0 })
 	if left := groupsOf("killed"); len(left) > 0 {
 		t.Errorf("cgroups are left: %v", left)
-	}
-}
-
-func TestUsersAreNotUsedTwice(t *testing.T) {
-	d := &Driver{cfg: Config{Dir: t.TempDir()}}
-	seen := map[uint32]bool{}
-	for range uidBlock {
-		uid, err := d.takeUID()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if seen[uid] || seen[uid+1] || uid < firstUID || uid > endUID {
-			t.Fatalf("user %d again, or out of range", uid)
-		}
-		seen[uid] = true
-	}
-	again := &Driver{cfg: d.cfg} // a restart
-	uid, err := again.takeUID()
-	if err != nil || seen[uid] {
-		t.Errorf("after a restart user %d again (%v)", uid, err)
-	}
-	if err := os.WriteFile(filepath.Join(d.cfg.Dir, "next-uid"), []byte("12"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := (&Driver{cfg: d.cfg}).takeUID(); err == nil {
-		t.Error("a damaged counter was believed")
 	}
 }

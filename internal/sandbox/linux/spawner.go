@@ -52,11 +52,116 @@ func openHelper() (*os.File, error) {
 	return f, nil
 }
 
-// spawner is the server's end of one run of the privileged helper.
+// Places says where a helper works. The folders are given open, so that nobody
+// can put others in their place between the check and the use.
+type Places struct {
+	Roots *os.File // of runtimes: nobody but the user that the helper runs as may write to it; on a local file system
+	Code  *os.File // below which code may be attached, and nothing else
+	Node  string   // names this node's cgroups: [a-z0-9-], at most 32 bytes
+
+	// Preparer has the helper run this program's own command to prepare roots
+	// when it is told to, with the helper's rights; see [Helper.Prepare].
+	Preparer bool
+}
+
+// Helper is the privileged part of a node: a keeper, which starts the spawner
+// and starts another when one has ended. It ends when the server does.
+type Helper struct {
+	keeper *exec.Cmd
+	conn   *wire.Conn
+	stderr io.ReadCloser
+	report *os.File // of the preparer; nil without one
+}
+
+// Launch starts the helper with the rights of this process, which needs none of
+// them for its own part any more afterwards. The folders may be closed after.
+func Launch(p Places) (*Helper, error) {
+	if err := unix.Mkdirat(int(p.Roots.Fd()), baseFolder, 0o700); err != nil && err != unix.EEXIST {
+		return nil, fmt.Errorf("make the helper's folder: %w", err)
+	}
+	binary, err := openHelper()
+	if err != nil {
+		return nil, err
+	}
+	defer binary.Close()
+	conn, theirs, err := wire.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	h := &Helper{conn: conn}
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), "keeper", p.Node)
+	cmd.Args[0] = "bawn-sandbox"
+	cmd.Env = []string{"GOMAXPROCS=1"}
+	cmd.ExtraFiles = []*os.File{theirs, p.Roots, p.Code}
+	var report *os.File
+	if p.Preparer {
+		self, err := os.Open("/proc/self/exe")
+		if err == nil {
+			defer self.Close()
+			h.report, report, err = os.Pipe()
+		}
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		defer report.Close()
+		cmd.ExtraFiles = append(cmd.ExtraFiles, self, report)
+		for _, name := range []string{"PATH", "HOME"} { // where interpreters are looked for
+			cmd.Env = append(cmd.Env, name+"="+os.Getenv(name))
+		}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's ^C is for the server
+	if h.stderr, err = cmd.StderrPipe(); err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		conn.Close()
+		if h.report != nil {
+			h.report.Close()
+		}
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper cannot be started").
+			WithFix("run bawn as root: only then can it make namespaces and cgroups")
+	}
+	h.keeper = cmd
+	return h, nil
+}
+
+// Prepare has the preparer run, and returns its report, to be read to its end
+// and closed by the caller. Once only, and only with [Places.Preparer].
+func (h *Helper) Prepare() (io.ReadCloser, error) {
+	report := h.report
+	h.report = nil
+	if err := h.conn.Send(wire.Order{Roots: true}); err != nil {
+		report.Close()
+		return nil, fmt.Errorf("ask the sandbox helper: %w", err)
+	}
+	return report, nil
+}
+
+// Close ends the helper, which ends every sandbox first, and waits for that.
+func (h *Helper) Close() error {
+	h.conn.Close()
+	if h.report != nil {
+		h.report.Close()
+	}
+	h.keeper.Wait()
+	return nil
+}
+
+// forward logs what the helper has to say.
+func (h *Helper) forward(log *slog.Logger) {
+	lines := bufio.NewScanner(h.stderr)
+	for lines.Scan() {
+		log.Warn("sandbox helper", "text", lines.Text())
+	}
+	io.Copy(io.Discard, h.stderr) // a line over the scanner's limit must not block the helper
+}
+
+// spawner is the server's end of one run of the spawner.
 type spawner struct {
-	cmd  *exec.Cmd
+	pid  int
 	conn *wire.Conn
-	log  *slog.Logger
 	dead chan struct{} // closed when it is gone and everything was told
 
 	mu      sync.Mutex
@@ -71,37 +176,23 @@ type answer struct {
 	fds   []int
 }
 
-// startSpawner starts the helper in a mount namespace of its own.
-func startSpawner(binary *os.File, cfg Config) (*spawner, error) {
-	log := cfg.Log
-	conn, theirs, err := wire.Pair()
+// next waits for the next spawner that the keeper starts; io.EOF means that
+// there will be none.
+func (h *Helper) next() (*spawner, error) {
+	var hello wire.Hello
+	fds, err := h.conn.Receive(&hello)
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
-	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), append([]string{"spawner", cfg.Dir, baseFolder, cfg.Node}, cfg.Code...)...)
-	cmd.Args[0] = "bawn-sandbox"
-	cmd.Env = []string{"GOMAXPROCS=2"}
-	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setpgid: true} // a terminal's ^C is for the server
-	stderr, err := cmd.StderrPipe()
+	if len(fds) != 1 {
+		wire.CloseAll(fds)
+		return nil, errors.New("the sandbox helper sent no socket")
+	}
+	conn, err := wire.New(fds[0])
 	if err != nil {
-		conn.Close()
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		conn.Close()
-		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper cannot be started").
-			WithFix("run bawn as root: only then can it make namespaces and cgroups")
-	}
-	s := &spawner{cmd: cmd, conn: conn, log: log, dead: make(chan struct{}), waiting: map[uint64]chan answer{}, boxes: map[string]*box{}}
-	go func() {
-		lines := bufio.NewScanner(stderr)
-		for lines.Scan() {
-			log.Warn("sandbox helper", "text", lines.Text())
-		}
-		io.Copy(io.Discard, stderr) // a line over the scanner's limit must not block the helper
-	}()
+	s := &spawner{pid: hello.PID, conn: conn, dead: make(chan struct{}), waiting: map[uint64]chan answer{}, boxes: map[string]*box{}}
 	go s.receive()
 	return s, nil
 }
@@ -132,7 +223,6 @@ func (s *spawner) receive() {
 		wire.CloseAll(fds)
 	}
 	s.conn.Close()
-	s.cmd.Wait()
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the sandbox helper has ended")
 	}

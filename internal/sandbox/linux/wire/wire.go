@@ -1,5 +1,5 @@
 // Package wire is the protocol between the server and the privileged spawner,
-// and between the spawner and the init of one sandbox. Both speak JSON messages
+// and between the spawner and the init of one sandbox. All speak JSON messages
 // over a SOCK_SEQPACKET socketpair, so message borders are the kernel's, and
 // pass descriptors beside them with SCM_RIGHTS.
 //
@@ -20,12 +20,16 @@ import (
 	"bawn.dev/bawn/internal/sandbox/linux/cgroup"
 )
 
-// Bounds of a message. A seccomp program has at most 4096 instructions of 8
-// bytes, which is 44 KiB in base64; no other field comes near it.
+// Bounds of a message. The largest is a program with its arguments and its
+// environment.
 const (
 	MaxMessage = 160 << 10
 	MaxFiles   = 4
 )
+
+// PrepareCommand is the argument with which the keeper starts the preparer of
+// roots: descriptor 3 is the folder of roots, 4 takes the report.
+const PrepareCommand = "bawn-prepare-roots"
 
 // Op names a request.
 type Op string
@@ -34,7 +38,6 @@ type Op string
 const (
 	OpProbe   Op = "probe"
 	OpImage   Op = "image"
-	OpReserve Op = "reserve"
 	OpStart   Op = "start"
 	OpAttach  Op = "attach"
 	OpExec    Op = "exec"
@@ -45,14 +48,24 @@ const (
 	OpKill    Op = "kill"
 )
 
+// Hello goes from the keeper to the server, with the socket of a new spawner.
+type Hello struct {
+	PID int `json:"pid"` // of that spawner, for the log
+}
+
+// Order is all that the server can say to the keeper: to prepare the roots of
+// this node's runtimes, once. It has no arguments.
+type Order struct {
+	Roots bool `json:"roots"`
+}
+
 // Request goes from the server to the spawner. Each has one [Reply] with the
-// same Seq.
+// same Seq. The spawner takes no other than [Request.Check] lets through.
 type Request struct {
 	Seq    uint64  `json:"seq"`
 	Op     Op      `json:"op"`
 	ID     string  `json:"id,omitempty"` // of the sandbox
 	Image  *Image  `json:"image,omitempty"`
-	UID    uint32  `json:"uid,omitempty"` // with reserve and start: the first of two host users that nobody had before
 	Start  *Start  `json:"start,omitempty"`
 	Attach *Attach `json:"attach,omitempty"`
 	Exec   *Exec   `json:"exec,omitempty"`
@@ -61,9 +74,9 @@ type Request struct {
 
 // Image tells the spawner of a prepared root.
 type Image struct {
-	Name   string `json:"name"`
-	Dir    string `json:"dir"`    // on the host
-	Filter []byte `json:"filter"` // the seccomp program, struct sock_filter after struct sock_filter
+	Name string `json:"name"`
+	Dir  string `json:"dir"`  // its name in the folder of roots
+	Kind string `json:"kind"` // of the programs: selects the system call filter, which the spawner has itself
 }
 
 // Start asks for a sandbox. Two descriptors come along: the program's socket
@@ -81,7 +94,7 @@ type Exec struct {
 
 // Attach makes a sandbox one function's own.
 type Attach struct {
-	Code   []string `json:"code"`
+	Code   []string `json:"code"` // paths below the folder of code; the first is on top
 	Memory int64    `json:"memory"`
 	CPU    float64  `json:"cpu"`
 	PIDs   int      `json:"pids"`

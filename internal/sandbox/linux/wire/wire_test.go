@@ -36,14 +36,14 @@ func TestMessagesAndDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	big := make([]byte, 40<<10) // as large as a filter can be
-	if err := a.Send(&Request{Seq: 7, Op: OpImage, Image: &Image{Name: "x", Filter: big}}, int(w.Fd())); err != nil {
+	big := strings.Repeat("x", 100<<10)
+	if err := a.Send(&Request{Seq: 7, Op: OpImage, Image: &Image{Name: "x", Dir: big}}, int(w.Fd())); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
 	var got Request
 	fds, err := b.Receive(&got)
-	if err != nil || got.Seq != 7 || len(got.Image.Filter) != len(big) || len(fds) != 1 {
+	if err != nil || got.Seq != 7 || len(got.Image.Dir) != len(big) || len(fds) != 1 {
 		t.Fatalf("received %d, %d descriptors, %v", got.Seq, len(fds), err)
 	}
 	if _, err := unix.Write(fds[0], []byte("hi")); err != nil {
@@ -69,15 +69,4 @@ func TestMalformedMessages(t *testing.T) {
 			t.Errorf("%q was taken: %+v", text, r)
 		}
 	}
-}
-
-func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{"seq":1,"op":"start","id":"x","uid":70000,"start":{"image":"i","exec":{"args":["a"],"env":null}}}`))
-	f.Add([]byte(`{"seq":1,"op":"attach","attach":{"code":["/x"],"memory":1,"cpu":0.5,"pids":1,"tmp":0,"exec":false}}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var r Request
-		if Decode(b, &r) == nil && len(b) == 0 {
-			t.Error("nothing was taken for a message")
-		}
-	})
 }

@@ -1,4 +1,7 @@
-package linux
+// Package filter holds the system call filters of sandboxes and makes the
+// kernel's form of them. It is linked into the privileged helper, which takes
+// no filter from anybody, so it imports little.
+package filter
 
 import (
 	"encoding/binary"
@@ -6,9 +9,6 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/seccomp"
-
-	"bawn.dev/bawn/internal/sandbox"
 )
 
 // allowed is what a program of any kind may call, on every architecture. It
@@ -79,74 +79,208 @@ const (
 	socketType = 0xf // the type without SOCK_NONBLOCK and SOCK_CLOEXEC
 )
 
-// filter compiles the allow-list of a kind to the kernel's form.
-func filter(kind sandbox.SyscallKind) ([]byte, error) {
-	allow := map[uintptr]seccomp.SyscallRule{}
+// test compares one argument of a call: of its bits in mask those of value are
+// set and no other.
+type test struct {
+	arg         int
+	mask, value uint64
+}
+
+func equal(arg int, value uint64) test { return test{arg, ^uint64(0), value} }
+
+// answer is what the filter says of one call: then, if all tests of one of the
+// alternatives hold, else otherwise. With no alternatives it is always then.
+type answer struct {
+	any             [][]test
+	then, otherwise uint32
+}
+
+// actions the filters take.
+const (
+	allow  = unix.SECCOMP_RET_ALLOW
+	ask    = unix.SECCOMP_RET_USER_NOTIF // the spawner answers: what is watched and what is refused
+	refuse = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	hide   = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+)
+
+// answers says what the filter of a kind does with each call; the spawner
+// answers all others.
+func answers(kind string) map[uintptr]answer {
+	a := map[uintptr]answer{}
 	for _, nr := range slices.Concat(allowed, legacyAllowed) {
-		allow[nr] = seccomp.MatchAll{}
+		a[nr] = answer{then: allow}
 	}
-	open := seccomp.MaskedEqual(writeFlags, 0)
-	allow[unix.SYS_OPENAT] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.AnyValue{}, open}
-	allow[unix.SYS_CLONE] = seccomp.PerArg{seccomp.MaskedEqual(newNamespaces, 0)}
-	allow[unix.SYS_IOCTL] = seccomp.MatchAll{}
+	a[unix.SYS_OPENAT] = answer{[][]test{{{2, writeFlags, 0}}}, allow, ask}
+	a[unix.SYS_CLONE] = answer{[][]test{{{0, newNamespaces, 0}}}, allow, ask}
 	// The terminal's input queue is the classic way from one process into
 	// another. The kernel looks at the low half of the request alone.
-	never := map[uintptr]seccomp.SyscallRule{unix.SYS_IOCTL: seccomp.Or{
-		seccomp.PerArg{seccomp.AnyValue{}, seccomp.MaskedEqual(0xffffffff, unix.TIOCSTI)},
-		seccomp.PerArg{seccomp.AnyValue{}, seccomp.MaskedEqual(0xffffffff, unix.TIOCLINUX)},
-	}}
-	allow[unix.SYS_PERSONALITY] = seccomp.PerArg{seccomp.EqualTo(0xffffffff)}
-	stream, datagram := seccomp.MaskedEqual(socketType, unix.SOCK_STREAM), seccomp.MaskedEqual(socketType, unix.SOCK_DGRAM)
-	var sockets seccomp.Or
-	for _, family := range []uintptr{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6} {
-		sockets = append(sockets,
-			seccomp.PerArg{seccomp.EqualTo(family), stream},
-			seccomp.PerArg{seccomp.EqualTo(family), datagram})
+	a[unix.SYS_IOCTL] = answer{[][]test{{{1, 0xffffffff, unix.TIOCSTI}}, {{1, 0xffffffff, unix.TIOCLINUX}}}, refuse, allow}
+	a[unix.SYS_PERSONALITY] = answer{[][]test{{equal(0, 0xffffffff)}}, allow, ask}
+	stream, datagram := test{1, socketType, unix.SOCK_STREAM}, test{1, socketType, unix.SOCK_DGRAM}
+	var sockets [][]test
+	for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6} {
+		sockets = append(sockets, []test{equal(0, family), stream}, []test{equal(0, family), datagram})
 	}
-	sockets = append(sockets, seccomp.PerArg{seccomp.EqualTo(unix.AF_UNIX), seccomp.MaskedEqual(socketType, unix.SOCK_SEQPACKET)},
+	sockets = append(sockets, []test{equal(0, unix.AF_UNIX), {1, socketType, unix.SOCK_SEQPACKET}},
 		// What lists network interfaces asks the kernel through this one.
-		seccomp.PerArg{seccomp.EqualTo(unix.AF_NETLINK), seccomp.AnyValue{}, seccomp.EqualTo(unix.NETLINK_ROUTE)})
-	allow[unix.SYS_SOCKET] = sockets
-	allowLegacy(allow)
-
-	if kind == sandbox.SyscallWasm {
+		[]test{equal(0, unix.AF_NETLINK), equal(2, unix.NETLINK_ROUTE)})
+	a[unix.SYS_SOCKET] = answer{sockets, allow, ask}
+	legacyAnswers(a)
+	if kind == "wasm" {
 		// The module's only ways out are what the worker hands it, so the
 		// worker needs no sockets and no news of files.
 		for _, nr := range []uintptr{
 			unix.SYS_SOCKET, unix.SYS_SOCKETPAIR, unix.SYS_BIND, unix.SYS_LISTEN, unix.SYS_ACCEPT, unix.SYS_ACCEPT4, unix.SYS_CONNECT,
 			unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH, unix.SYS_INOTIFY_RM_WATCH,
 		} {
-			delete(allow, nr)
+			delete(a, nr)
 		}
 	}
-
-	missing := map[uintptr]seccomp.SyscallRule{}
 	for _, nr := range absent {
-		missing[nr] = seccomp.MatchAll{}
+		a[nr] = answer{then: hide}
 	}
-	program := seccomp.Program{
-		RuleSets: []seccomp.RuleSet{
-			{Rules: seccomp.MakeSyscallRules(never), Action: seccomp.ReturnError.Code(uint16(unix.EPERM))},
-			{Rules: seccomp.MakeSyscallRules(allow), Action: seccomp.Allow},
-			{Rules: seccomp.MakeSyscallRules(missing), Action: seccomp.ReturnError.Code(uint16(unix.ENOSYS))},
-		},
-		Options: seccomp.ProgramOptions{
-			// Everything else, what is watched and what is refused, is the
-			// spawner's to answer.
-			DefaultAction: seccomp.UserNotify,
-			BadArchAction: seccomp.KillProcess,
-			HotSyscalls:   []uintptr{unix.SYS_READ, unix.SYS_WRITE, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP},
-		},
+	return a
+}
+
+// Compile returns the filter of a kind of program as the kernel takes it: struct
+// sock_filter after struct sock_filter.
+func Compile(kind string) ([]byte, error) {
+	switch kind {
+	case "python", "nodejs", "provided", "wasm":
+	default:
+		return nil, fmt.Errorf("no filter for %.20q", kind)
 	}
-	code, _, err := program.Build()
-	if err != nil {
-		return nil, fmt.Errorf("compile the system call filter for %s: %w", kind, err)
+	var p program
+	p.add(load, offArch)
+	p.add(jumpEqual, arch, 1, 0)
+	p.add(ret, unix.SECCOMP_RET_KILL_PROCESS)
+	p.add(load, offNumber)
+	all := answers(kind)
+	for _, nr := range []uintptr{unix.SYS_READ, unix.SYS_WRITE, unix.SYS_FUTEX, unix.SYS_EPOLL_PWAIT, unix.SYS_MMAP} { // the usual ones
+		p.add(jumpEqual, uint32(nr), 0, 1)
+		p.add(ret, allow)
+	}
+	p = append(p, tree(spans(all))...)
+	if len(p) > unix.BPF_MAXINSNS {
+		return nil, fmt.Errorf("the filter for %s has %d instructions", kind, len(p))
 	}
 	var b []byte
-	for _, i := range code {
-		b = binary.NativeEndian.AppendUint16(b, i.OpCode)
-		b = append(b, i.JumpIfTrue, i.JumpIfFalse)
+	for _, i := range p {
+		b = binary.NativeEndian.AppendUint16(b, i.Code)
+		b = append(b, i.Jt, i.Jf)
 		b = binary.NativeEndian.AppendUint32(b, i.K)
 	}
 	return b, nil
+}
+
+// span is calls, from one number to the next span's, with one answer.
+type span struct {
+	from uint32
+	answer
+}
+
+// spans cuts all numbers there are into as few spans as possible.
+func spans(all map[uintptr]answer) []span {
+	list := []span{{0, answer{then: ask}}}
+	add := func(from uint32, a answer) {
+		last := &list[len(list)-1]
+		switch {
+		case len(a.any) == 0 && len(last.any) == 0 && last.then == a.then:
+		case last.from == from:
+			last.answer = a
+		default:
+			list = append(list, span{from, a})
+		}
+	}
+	numbers := make([]uintptr, 0, len(all))
+	for nr := range all {
+		numbers = append(numbers, nr)
+	}
+	slices.Sort(numbers)
+	for i, nr := range numbers {
+		add(uint32(nr), all[nr])
+		if i == len(numbers)-1 || numbers[i+1] != nr+1 {
+			add(uint32(nr)+1, answer{then: ask})
+		}
+	}
+	return list
+}
+
+// program is instructions in the kernel's classic BPF.
+type program []unix.SockFilter
+
+// Operations, and where struct seccomp_data has what they load.
+const (
+	load      = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+	and       = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
+	jump      = unix.BPF_JMP | unix.BPF_JA
+	jumpEqual = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+	jumpFrom  = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
+	ret       = unix.BPF_RET | unix.BPF_K
+
+	offNumber = 0
+	offArch   = 4
+	offArgs   = 16 // eight bytes each; the low half is first on both architectures
+)
+
+// add appends an instruction; jumps are how many to leave out, if it is true
+// and if it is not.
+func (p *program) add(code uint16, k uint32, jumps ...uint8) {
+	i := unix.SockFilter{Code: code, K: k}
+	if len(jumps) == 2 {
+		i.Jt, i.Jf = jumps[0], jumps[1]
+	}
+	*p = append(*p, i)
+}
+
+// tree searches the span of the number that is loaded.
+func tree(list []span) program {
+	if len(list) == 1 {
+		return list[0].compile()
+	}
+	half := len(list) / 2
+	low, high := tree(list[:half]), tree(list[half:])
+	var p program
+	if len(low) <= 255 {
+		p.add(jumpFrom, list[half].from, uint8(len(low)), 0)
+	} else { // a conditional jump does not reach that far
+		p.add(jumpFrom, list[half].from, 0, 1)
+		p.add(jump, uint32(len(low)))
+	}
+	return append(append(p, low...), high...)
+}
+
+func (a answer) compile() program {
+	var p program
+	for _, tests := range a.any {
+		var q program
+		var misses []int // instructions that go on to the next alternative when false
+		half := func(offset, mask, value uint32) {
+			if mask == 0 {
+				return
+			}
+			q.add(load, offset)
+			if mask != 0xffffffff {
+				q.add(and, mask)
+			}
+			misses = append(misses, len(q))
+			q.add(jumpEqual, value, 0, 0)
+		}
+		for _, t := range tests {
+			offset := uint32(offArgs + 8*t.arg)
+			half(offset, uint32(t.mask), uint32(t.value))
+			half(offset+4, uint32(t.mask>>32), uint32(t.value>>32))
+		}
+		q.add(ret, a.then)
+		for _, i := range misses {
+			q[i].Jf = uint8(len(q) - i - 1) // a few tests are far below 255 instructions
+		}
+		p = append(p, q...)
+	}
+	if len(a.any) > 0 {
+		p.add(ret, a.otherwise)
+	} else {
+		p.add(ret, a.then)
+	}
+	return p
 }

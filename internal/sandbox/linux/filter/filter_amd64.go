@@ -1,9 +1,8 @@
-package linux
+package filter
 
-import (
-	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/seccomp"
-)
+import "golang.org/x/sys/unix"
+
+const arch = unix.AUDIT_ARCH_X86_64
 
 // legacyAllowed are the calls that only this old an architecture still has
 // beside their successors.
@@ -20,6 +19,6 @@ var legacyWatched = []uintptr{
 	unix.SYS_CHMOD, unix.SYS_CHOWN, unix.SYS_LCHOWN,
 }
 
-func allowLegacy(allow map[uintptr]seccomp.SyscallRule) {
-	allow[unix.SYS_OPEN] = seccomp.PerArg{seccomp.AnyValue{}, seccomp.MaskedEqual(writeFlags, 0)}
+func legacyAnswers(a map[uintptr]answer) {
+	a[unix.SYS_OPEN] = answer{[][]test{{{1, writeFlags, 0}}}, allow, ask}
 }
