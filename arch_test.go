@@ -29,8 +29,11 @@ internal/manifest: .
 internal/sandbox: .
 internal/store: .
 
+internal/host: .
+
 internal/sandbox/linux: . internal/sandbox internal/sandbox/linux/cgroup internal/sandbox/linux/wire
 internal/sandbox/linux/cgroup:
+internal/sandbox/linux/filter:
 internal/sandbox/linux/wire: internal/sandbox/linux/cgroup
 internal/sandbox/sandboxtest: . internal/sandbox
 internal/sandbox/sandboxtest/actor:
@@ -50,13 +53,13 @@ internal/control: . internal/deploy internal/evidence internal/identity internal
 internal/trigger: . internal/invoke
 internal/api: . internal/control internal/identity internal/invoke internal/manifest
 
-internal/node: . client internal/api internal/control internal/deploy internal/evidence internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
+internal/node: . client internal/api internal/control internal/deploy internal/evidence internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
 
-internal/cli: . client internal/manifest internal/node
+internal/cli: . client internal/host internal/manifest internal/node
 bawntest: . client internal/node
 
 cmd/bawn: internal/cli
-cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/wire
+cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/filter internal/sandbox/linux/wire
 cmd/bawn-wasm:
 
 bench: . client
@@ -71,9 +74,8 @@ scripts/testsum:
 const doors = `
 github.com/nats-io/: internal/store
 github.com/cedar-policy/: internal/policy
-golang.org/x/sys/: internal/sandbox/ cmd/bawn-sandbox
+golang.org/x/sys/: internal/sandbox/ cmd/bawn-sandbox internal/host internal/node
 github.com/landlock-lsm/: cmd/bawn-sandbox
-gvisor.dev/: internal/sandbox/
 github.com/tetratelabs/wazero: cmd/bawn-wasm
 github.com/danielgtaylor/huma/: internal/api
 github.com/spf13/: internal/cli
@@ -96,6 +98,7 @@ go.uber.org/goleak: any
 pgregory.net/rapid: any
 github.com/aws/aws-lambda-go/: any
 golang.org/x/sys/: any
+gvisor.dev/: internal/sandbox/
 github.com/moby/: internal/sandbox/ cmd/bawn-sandbox
 go.yaml.in/yaml/: internal/manifest
 github.com/santhosh-tekuri/jsonschema/: internal/manifest
@@ -240,6 +243,7 @@ func pass(t *testing.T, doors map[string][]string, used map[string]bool, name, p
 const helperLinks = `
 bawn.dev/bawn/cmd/bawn-sandbox
 bawn.dev/bawn/internal/sandbox/linux/cgroup
+bawn.dev/bawn/internal/sandbox/linux/filter
 bawn.dev/bawn/internal/sandbox/linux/wire
 github.com/landlock-lsm/go-landlock/landlock
 github.com/landlock-lsm/go-landlock/landlock/internal

@@ -72,9 +72,19 @@ func LoadContext(path string) (*Context, error) {
 			WithFix("run as the user who owns it, or set %s to another file", ContextEnv)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxContextBytes+1))
+	return ReadContext(f, path)
+}
+
+// ReadContext reads what [LoadContext] reads from a file that is open; path is
+// for the errors. One that is empty counts as none: [bawn.CodeNotFound].
+func ReadContext(r io.Reader, path string) (*Context, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxContextBytes+1))
 	if err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInvalid, "context", "the context file %s cannot be read: %v", path, reason(err))
+	}
+	if len(data) == 0 {
+		return nil, bawn.Errorf(bawn.CodeNotFound, "context", "the context file %s is empty", path).
+			WithFix("start a node with `bawn up`, which writes one, or set %s to the file you were given", ContextEnv)
 	}
 	c, err := parseContext(data)
 	if err != nil {
@@ -134,6 +144,12 @@ func (c *Context) pool() (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// Encode returns what is in a context file, the key included.
+func (c *Context) Encode() ([]byte, error) {
+	data, err := json.MarshalIndent(c, "", "  ")
+	return append(data, '\n'), err
+}
+
 // SaveContext writes a context file that only the owner can read, replacing an
 // older one in one step. Folders that are missing are made, mode 0700.
 func SaveContext(path string, c *Context) error {
@@ -141,7 +157,7 @@ func SaveContext(path string, c *Context) error {
 		return bawn.Wrap(err, bawn.CodeInvalid, "context", "the context file %s cannot be written: %v", path, reason(err)).
 			WithFix("set %s to a path you can write", ContextEnv)
 	}
-	data, err := json.MarshalIndent(c, "", "  ")
+	data, err := c.Encode()
 	if err != nil {
 		return fail(err)
 	}
@@ -154,7 +170,7 @@ func SaveContext(path string, c *Context) error {
 		return fail(err)
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}

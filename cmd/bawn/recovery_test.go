@@ -172,8 +172,13 @@ func (s *server) mustCall(event, want string) {
 // groups are the folders of the node's sandboxes in every cgroup hierarchy.
 func (s *server) groups() map[string]fs.FileInfo {
 	found := map[string]fs.FileInfo{}
+	var st syscall.Stat_t
+	if err := syscall.Stat(s.data, &st); err != nil {
+		s.t.Fatal(err)
+	}
+	name := fmt.Sprintf("bawn-%x-%x", st.Dev, st.Ino)
 	filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && strings.Contains(filepath.Dir(p), "bawn-"+s.node) {
+		if err == nil && d.IsDir() && strings.Contains(filepath.Dir(p), name) {
 			if i, err := d.Info(); err == nil {
 				found[p] = i
 			}
@@ -202,20 +207,26 @@ func inside(groups map[string]fs.FileInfo) map[int]string {
 // helper returns the sandbox helper's process.
 func (s *server) helper() int {
 	s.t.Helper()
-	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.cmd.Process.Pid))
-	if err != nil {
-		s.t.Fatal(err)
+	pid := child(child(s.cmd.Process.Pid, "bawn-sandbox\x00keeper"), "bawn-sandbox\x00spawner")
+	if pid == 0 {
+		s.t.Fatal("the server has no sandbox helper")
 	}
-	for _, c := range children {
-		b, _ := os.ReadFile(c)
+	return pid
+}
+
+// child returns the child of a process whose command line begins with a text,
+// or 0.
+func child(parent int, text string) int {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent)) // the pattern is well formed
+	for _, l := range lists {
+		b, _ := os.ReadFile(l)
 		for _, f := range strings.Fields(string(b)) {
 			cmdline, _ := os.ReadFile("/proc/" + f + "/cmdline")
-			if pid, err := strconv.Atoi(f); err == nil && strings.HasPrefix(string(cmdline), "bawn-sandbox\x00spawner") {
+			if pid, err := strconv.Atoi(f); err == nil && strings.HasPrefix(string(cmdline), text) {
 				return pid
 			}
 		}
 	}
-	s.t.Fatal("the server has no sandbox helper")
 	return 0
 }
 

@@ -25,6 +25,7 @@ import (
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/manifest"
+	"bawn.dev/bawn/internal/node"
 )
 
 // The exit codes, listed in docs/reference/exit-codes.md. They are part of the
@@ -102,6 +103,13 @@ type app struct {
 // Main runs the command line args (without the program's name) and returns the
 // process's exit code. It ends early when ctx does.
 func Main(ctx context.Context, args []string, std IO) int {
+	if len(args) == 1 && args[0] == node.PrepareCommand { // from the sandbox helper
+		if err := node.PrepareRoots(ctx); err != nil {
+			fmt.Fprintln(std.Err, "bawn:", err)
+			return exitFailure
+		}
+		return exitOK
+	}
 	a := &app{IO: std, format: "text"}
 	a.outTTY, a.errTTY, a.inTTY = isTerminal(std.Out), isTerminal(std.Err), isTerminal(std.In)
 	a.color = a.outTTY && std.Getenv("NO_COLOR") == "" && std.Getenv("TERM") != "dumb"

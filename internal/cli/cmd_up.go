@@ -6,18 +6,20 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
+	"bawn.dev/bawn/internal/host"
 	"bawn.dev/bawn/internal/node"
 )
 
 func newUp(a *app) *cobra.Command {
 	var cfg node.Config
-	var logFormat, logLevel string
+	var logFormat, logLevel, user string
 	c := &cobra.Command{
 		Use:     "up",
 		GroupID: groupNode,
@@ -28,7 +30,11 @@ listener for calls and an admin listener for the control API, both TLS 1.3 only.
 The first start makes the data directory, the authority (DATA/ca.pem) and an
 administrator's key, and writes the context file that the other commands use. Later
 starts keep all of it; a context file that has gone is written again with a new key.
-Making sandboxes needs root.
+
+Making sandboxes needs root, and serving does not. Started as root, the server opens
+its addresses, starts the small helper that makes sandboxes, and becomes a user of its
+own for good: --user, or the system user bawn, or where there is none the number ` + strconv.Itoa(host.DefaultUID) + `.
+The data directory is given to that user at the first start.
 
 A deploy that widens a function's perimeter, its first one included, waits until
 somebody else approves it ("bawn approve"). Where there is nobody else, --solo says so:
@@ -36,6 +42,7 @@ such deploys count as approved then, which is recorded and shown by status and d
 
 SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`,
 		Example: `  bawn up --solo
+  bawn up --user www-data
   bawn up --data /srv/bawn --public 0.0.0.0:443 --admin 127.0.0.1:8444 --name fn.example.org
   ` + client.ContextEnv + `=./context.json bawn up --data ./data --public 127.0.0.1:0 --admin 127.0.0.1:0`,
 		Args: cobra.NoArgs,
@@ -69,6 +76,9 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 				cfg.OTLPEndpoint = a.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
 			}
 			cfg.Version = Version()
+			if cfg.User, err = serverUser(user); err != nil {
+				return err
+			}
 			return a.up(cmd.Context(), cfg)
 		}),
 	}
@@ -82,10 +92,30 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
+	f.StringVar(&user, "user", "", "the user, or its number, that the server becomes when it is started as root; root keeps it root")
 	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")
 	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error (at a terminal: warn)")
 	c.MarkFlagDirname("data")
 	return c
+}
+
+// serverUser returns whom the server is to become, or nil if it stays who it is.
+func serverUser(name string) (*host.User, error) {
+	if os.Geteuid() != 0 {
+		if name == "" {
+			return nil, nil
+		}
+		u, err := host.FindUser(name)
+		if err == nil && u.UID != os.Geteuid() {
+			err = usagef("--user %q: only root can become another user", name)
+		}
+		return nil, err
+	}
+	u, err := host.FindUser(name)
+	if err != nil || u.Root() {
+		return nil, err
+	}
+	return &u, nil
 }
 
 // up runs the node until ctx ends.

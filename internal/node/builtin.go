@@ -18,13 +18,21 @@ import (
 
 // openDriver returns the sandbox driver of this host. If the host cannot have
 // one the node still runs, and every function is refused with the reason.
-func openDriver(data, node string, log *slog.Logger) sandbox.Driver {
-	d, err := linux.New(linux.Config{Dir: filepath.Join(data, "runtimes"), Code: filepath.Join(data, "code"), Node: node, Log: log})
-	if err != nil {
-		log.Error("no sandbox can be made on this host, so no function runs", "error", err)
-		return &noDriver{err}
+func (p privileged) openDriver(data string, log *slog.Logger) sandbox.Driver {
+	name, err := groupName(data)
+	cfg := linux.Config{Dir: filepath.Join(data, rootsFolder), Code: filepath.Join(data, codeFolder), Node: name, Log: log}
+	if p.roots != nil {
+		err = errors.Join(err, p.failed)
+		cfg.Helper, cfg.Prepared = p.helper, p.roots.root
 	}
-	return d
+	if err == nil {
+		var d *linux.Driver
+		if d, err = linux.New(cfg); err == nil {
+			return d
+		}
+	}
+	log.Error("no sandbox can be made on this host, so no function runs", "error", err)
+	return &noDriver{err}
 }
 
 // findRuntimes returns every runtime that Bawn knows, with what the host has

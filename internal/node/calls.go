@@ -28,6 +28,7 @@ type spine struct {
 	logs     *evidence.Logs
 	metrics  *metrics
 	traces   *tracer
+	data     string // the data directory
 }
 
 // code is an interior.Config.Code. What was compiled comes first: nothing of
@@ -69,8 +70,17 @@ func (n *Node) openCalls(s spine) {
 	c.rules = s.rules
 	// Both wait for other processes.
 	var looking sync.WaitGroup
-	looking.Go(func() { c.driver = openDriver(n.cfg.Data, n.ca.id(), log) })
-	looking.Go(func() { c.runtimes = findRuntimes(n.stopping, log) })
+	if n.helper != nil {
+		go n.roots.prepare(n.helper)
+	}
+	looking.Go(func() { c.driver = n.openDriver(s.data, log) })
+	looking.Go(func() {
+		if n.roots != nil {
+			c.runtimes = n.roots.runtimes(n.stopping, log)
+		} else {
+			c.runtimes = findRuntimes(n.stopping, log)
+		}
+	})
 	looking.Wait()
 	c.pool = interior.NewPool(interior.Config{
 		Driver: c.driver, Definitions: c.runtimes,
@@ -227,7 +237,7 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: append(n.calls.driver.Probe(), n.fourEyes())}
+	doc := api.Doctor{Capabilities: append(n.calls.driver.Probe(), n.fourEyes(), n.privileges())}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
+	"bawn.dev/bawn/internal/host"
 )
 
 // Where a node listens, and for how long it drains, unless it is told
@@ -38,6 +39,10 @@ type Config struct {
 	// they deploy, so it counts as approved. It is recorded, and shown.
 	Solo bool
 	Log  *slog.Logger // nil discards
+
+	// User is whom the process becomes for good, with no privilege left, as soon
+	// as it can; it must be root until then. Nil: it stays who it is.
+	User *host.User
 }
 
 func (c *Config) fill() {
@@ -128,8 +133,8 @@ const (
 
 // readContext looks at the context file. good reports whether a key is still
 // one of this node's.
-func readContext(path string, ca *authority, good func(key string) bool) (contextState, *client.Context) {
-	c, err := client.LoadContext(path)
+func readContext(f *contextFile, ca *authority, good func(key string) bool) (contextState, *client.Context) {
+	c, err := f.load()
 	switch {
 	case bawn.ErrorCode(err) == bawn.CodeNotFound:
 		return contextMissing, nil

@@ -38,6 +38,8 @@ type Node struct {
 	record  *evidence.Log
 	state   *keeper
 	calls   calls
+	context *contextFile
+	privileged
 
 	public, admin *listener
 	notice        string
@@ -108,6 +110,15 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
+
+	// The last that needs root. What was opened until here stays open; nothing
+	// after this can open what the user cannot.
+	n.context = &contextFile{path: cfg.ContextFile}
+	if cfg.User != nil {
+		if data, err = n.becomeUser(data); err != nil {
+			return nil, err
+		}
+	}
 	if n.ca, err = openAuthority(data, hosts, time.Now()); err != nil {
 		return nil, err
 	}
@@ -160,7 +171,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	packages, err := deploy.New(deploy.Config{Dir: filepath.Join(data, "code"), Blobs: blobs, Record: n.record.Append, Log: log})
+	packages, err := deploy.New(deploy.Config{Dir: filepath.Join(data, codeFolder), Blobs: blobs, Record: n.record.Append, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +195,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	}
 	n.onClose("traces", traces.close)
 	n.calls.up = make(chan struct{})
-	go n.openCalls(spine{rules: rules, packages: packages, changes: changes, logs: logs, metrics: metrics, traces: traces})
+	go n.openCalls(spine{rules: rules, packages: packages, changes: changes, logs: logs, metrics: metrics, traces: traces, data: data})
 	n.onClose("calls", func(context.Context) error { return n.calls.close() })
 
 	// The edges.
@@ -203,7 +214,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		Extra: map[string]http.Handler{"GET /metrics": metrics.handler()},
 	})
 
-	start := map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String()}
+	start := map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String(), "user": n.user()}
 	if cfg.Solo {
 		start["solo"] = "deploys that widen a perimeter count as approved"
 	}
@@ -228,7 +239,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	}
 	n.isReady.Store(true)
 	close(n.ready)
-	log.Info("ready", "public", n.PublicAddr(), "admin", n.AdminAddr(), "node", n.ca.id(), "data", data, "took", time.Since(n.started).Round(time.Millisecond))
+	log.Info("ready", "public", n.PublicAddr(), "admin", n.AdminAddr(), "node", n.ca.id(), "data", n.cfg.Data, "user", n.user(), "took", time.Since(n.started).Round(time.Millisecond))
 	return n, nil
 }
 
@@ -370,7 +381,7 @@ func (n *Node) event(action, outcome string, detail map[string]string) bawn.Reco
 // start makes an administrator's key; a later one makes another only if the
 // context file has gone. A file of another node is left alone.
 func (n *Node) writeContext(ctx context.Context) error {
-	path := n.cfg.ContextFile
+	path := n.context.path
 	first := len(n.keys.List(bawn.DefaultTenant)) == 0
 	want := &client.Context{URL: "https://" + n.AdminAddr(), Public: "https://" + n.PublicAddr(), CA: string(n.ca.pem)}
 	if path == "" {
@@ -380,7 +391,7 @@ func (n *Node) writeContext(ctx context.Context) error {
 		return nil
 	}
 	good := func(key string) bool { _, err := n.keys.Authenticate(key); return err == nil }
-	state, have := readContext(path, n.ca, good)
+	state, have := readContext(n.context, n.ca, good)
 	if err := n.keys.Trusted(); err != nil && state != contextOurs {
 		// A key that cannot be read is no reason to make another one.
 		n.notice = "API keys are damaged, and no key is made: " + why(err)
@@ -394,7 +405,7 @@ func (n *Node) writeContext(ctx context.Context) error {
 		if *have == *want {
 			return nil
 		}
-		return client.SaveContext(path, want) // the addresses are others now
+		return n.context.save(want) // the addresses are others now
 	case state == contextForeign && !n.cfg.ForceContext:
 		const fix = "set " + client.ContextEnv + " to another file, or replace it with --force-context"
 		if first {
@@ -421,7 +432,7 @@ func (n *Node) writeContext(ctx context.Context) error {
 	if err := n.record.Append(ctx, rec); err != nil {
 		return errors.Join(err, n.keys.Revoke(ctx, key.Tenant, key.ID))
 	}
-	if err := client.SaveContext(path, want); err != nil {
+	if err := n.context.save(want); err != nil {
 		// Nobody has the key: the next start must be the first again.
 		return errors.Join(err, n.keys.Revoke(ctx, key.Tenant, key.ID))
 	}

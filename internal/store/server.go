@@ -442,7 +442,18 @@ next:
 // fails with CodeConflict, naming the process, if another one has it.
 func LockDir(dir string) (release func() error, err error) {
 	const op = "store.lock"
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	// It is taken before the server lets go of root: what lies there instead of
+	// the file must not lead elsewhere.
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if err == nil {
+		var st syscall.Stat_t
+		if err = syscall.Fstat(int(f.Fd()), &st); err == nil && (st.Mode&syscall.S_IFMT != syscall.S_IFREG || st.Nlink != 1) {
+			err = errors.New("the lock is no plain file of its own")
+		}
+		if err != nil {
+			f.Close()
+		}
+	}
 	if err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be locked").
 			WithFix("give --data a folder that exists and that Bawn may write to")

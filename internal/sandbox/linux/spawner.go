@@ -52,6 +52,11 @@ func openHelper() (*os.File, error) {
 	return f, nil
 }
 
+// PrepareCommand is the only argument with which a helper runs the preparer of
+// roots: this very program, in which descriptor 3 is the folder of roots and 4
+// takes the report.
+const PrepareCommand = wire.PrepareCommand
+
 // Places says where a helper works. The folders are given open, so that nobody
 // can put others in their place between the check and the use.
 type Places struct {
@@ -71,6 +76,7 @@ type Helper struct {
 	conn   *wire.Conn
 	stderr io.ReadCloser
 	report *os.File // of the preparer; nil without one
+	end    sync.Once
 }
 
 // Launch starts the helper with the rights of this process, which needs none of
@@ -141,11 +147,13 @@ func (h *Helper) Prepare() (io.ReadCloser, error) {
 
 // Close ends the helper, which ends every sandbox first, and waits for that.
 func (h *Helper) Close() error {
-	h.conn.Close()
-	if h.report != nil {
-		h.report.Close()
-	}
-	h.keeper.Wait()
+	h.end.Do(func() {
+		h.conn.Close()
+		if h.report != nil {
+			h.report.Close()
+		}
+		h.keeper.Wait()
+	})
 	return nil
 }
 
