@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,6 +103,9 @@ func runSpawner(node string) error {
 	if err := s.mountBase(); err != nil {
 		return err
 	}
+	if err := waitForTheLast(); err != nil {
+		return err
+	}
 	if s.cgroups, s.missing, err = cgroup.Find(node); err != nil {
 		return fmt.Errorf("cgroups: %w", err)
 	}
@@ -177,6 +181,24 @@ func (s *spawner) mountBase() error {
 	// A new /proc may be mounted in a user namespace only where a whole one is
 	// visible already; the host's own may be covered in places.
 	return unix.Mount("proc", "p", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+}
+
+// lastTime bounds how long a spawner waits for the one before it, which ends when
+// its server does and may be clearing up still.
+const lastTime = 20 * time.Second
+
+// waitForTheLast waits until no other spawner of this node is left: two would
+// remove each other's control groups. The lock ends with the process.
+func waitForTheLast() error {
+	for end := time.Now().Add(lastTime); ; time.Sleep(2 * time.Millisecond) {
+		err := unix.Flock(fdRoots, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(end) {
+			return fmt.Errorf("wait for the end of the spawner before: %w", err)
+		}
+	}
 }
 
 // bringHome replaces the descriptor of a folder, which was opened in another
