@@ -39,6 +39,14 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/functions/{name}/perimeter", "perimeter", "Show a perimeter and what the kernel enforces of it", a.perimeter),
 		on(a, http.MethodGet, "/v1/doctor", "doctor", "Show what the host can enforce and run", a.doctor),
 
+		on(a, http.MethodGet, "/v1/policies", "listPolicies", "List guardrails", a.listGuardrails),
+		on(a, http.MethodPost, "/v1/policies", "testPolicies", "Hold the guardrails, or a change of one, to cases; changes nothing", a.testPolicies),
+		on(a, http.MethodGet, "/v1/policies/{name}", "getPolicy", "Get a guardrail", a.getGuardrail),
+		on(a, http.MethodPut, "/v1/policies/{name}", "setPolicy", "Make or change a guardrail", a.setGuardrail),
+		on(a, http.MethodDelete, "/v1/policies/{name}", "removePolicy", "Take a guardrail away", a.removeGuardrail, status(http.StatusNoContent)),
+		on(a, http.MethodPost, "/v1/can", "can", "Ask ahead of time whether somebody may do something", a.can),
+		on(a, http.MethodGet, "/v1/explain/{id}", "explain", "Say why a decision was as it was", a.explain),
+
 		on(a, http.MethodGet, "/v1/keys", "listKeys", "List keys, without their secrets", a.listKeys),
 		on(a, http.MethodPost, "/v1/keys", "createKey", "Create a key; the answer holds its secret, once", a.createKey, status(http.StatusCreated)),
 		on(a, http.MethodDelete, "/v1/keys/{id}", "revokeKey", "End a key at once", a.revokeKey, status(http.StatusNoContent)),

@@ -72,6 +72,9 @@ func commands() []command {
 		{"logs", newLogs},
 		{"events", newEvents},
 		{"perimeter", newPerimeter},
+		{"can", newCan},
+		{"explain", newExplain},
+		{"policy", newPolicy},
 		{"key", newKey},
 		{"version", newVersion},
 	}

@@ -281,7 +281,13 @@ func artifactKey(tenant, digest string) string {
 
 // authorize decides and records, and makes an error of a denial.
 func (c *Control) authorize(ctx context.Context, p bawn.Principal, action policy.Action, ref bawn.Ref) error {
-	d, err := c.cfg.Policy.Authorize(ctx, policy.Request{Principal: p, Action: action, Resource: ref})
+	return c.allowed(ctx, policy.Request{Principal: p, Action: action, Resource: ref})
+}
+
+// allowed is authorize for what is neither a function nor a tenant, too.
+func (c *Control) allowed(ctx context.Context, req policy.Request) error {
+	p, ref := req.Principal, req.Resource
+	d, err := c.cfg.Policy.Authorize(ctx, req)
 	switch {
 	case err != nil:
 		return err

@@ -329,6 +329,9 @@ func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, 
 		return bawn.Version{}, err
 	}
 	v.Tenant = p.Tenant
+	if err := c.cfg.Policy.CheckVersion(&v); err != nil {
+		return bawn.Version{}, err
+	}
 	if err := c.checkGrants(p, &v); err != nil {
 		return bawn.Version{}, c.refused(ctx, p, bawn.Record{Function: name, Action: "deploy", Control: "A8"}, err)
 	}

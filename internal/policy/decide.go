@@ -154,6 +154,9 @@ func (q *question) ask(o *outcome, manifest *own) {
 	var whole, tenant *scope
 	if q.action != q.e.policing {
 		whole = q.guards.of("")
+		if q.guards != nil && q.guards.broken != "" {
+			o.failed = append(o.failed, q.guards.broken)
+		}
 		if q.req.Object.Kind != Installation {
 			tenant = q.guards.of(q.req.Resource.Tenant)
 		}

@@ -50,13 +50,15 @@ func (g *Guardrail) Scope() string {
 type guards struct {
 	installation *scope
 	tenants      map[string]*scope
+	broken       string // why nobody knows which there are; then nothing is allowed
 }
 
 // scope is the guardrails of one tenant, or of the installation.
 type scope struct {
 	byName map[string]*Guardrail
 	set    *set
-	broken string // the guardrail that cannot be read; then nothing is allowed here
+	lost   map[string]bool // by name: what the store should have and has not
+	broken string          // the guardrail that cannot be read; then nothing is allowed here
 }
 
 // of returns the guardrails of a tenant, or with "" of the installation.
@@ -74,13 +76,13 @@ func (g *guards) of(tenant string) *scope {
 func (g *guards) with(tenant string, s *scope) *guards {
 	n := &guards{tenants: map[string]*scope{}}
 	if g != nil {
-		n.installation = g.installation
+		n.installation, n.broken = g.installation, g.broken
 		maps.Copy(n.tenants, g.tenants)
 	}
 	switch {
 	case tenant == "":
 		n.installation = s
-	case len(s.byName) == 0:
+	case len(s.byName) == 0 && len(s.lost) == 0:
 		delete(n.tenants, tenant)
 	default:
 		n.tenants[tenant] = s
@@ -91,11 +93,13 @@ func (g *guards) with(tenant string, s *scope) *guards {
 // with returns a scope in which the guardrail called name is g, or is not there
 // if g is nil.
 func (e *Engine) withGuardrail(s *scope, name string, g *Guardrail) *scope {
-	n := &scope{byName: map[string]*Guardrail{}}
+	n := &scope{byName: map[string]*Guardrail{}, lost: map[string]bool{}}
 	if s != nil {
 		maps.Copy(n.byName, s.byName)
+		maps.Copy(n.lost, s.lost)
 	}
 	delete(n.byName, name)
+	delete(n.lost, name)
 	if g != nil {
 		n.byName[name] = g
 	}
@@ -103,7 +107,7 @@ func (e *Engine) withGuardrail(s *scope, name string, g *Guardrail) *scope {
 	for _, name := range slices.Sorted(maps.Keys(n.byName)) {
 		g := n.byName[name]
 		list, err := e.readGuardrail(g.Name, g.Text)
-		if err != nil || g.Hash != hashOf(g.Text) {
+		if err != nil || g.Hash != Hash(g.Text) {
 			// What it forbids is not known, so everything is. Control A3.
 			n.broken = g.Scope()
 			continue
@@ -111,6 +115,9 @@ func (e *Engine) withGuardrail(s *scope, name string, g *Guardrail) *scope {
 		for i, p := range list {
 			all = append(all, rule{fmt.Sprintf("%s#%d", g.Scope(), i+1), p})
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.lost)) {
+		n.broken = "guardrail:" + name
 	}
 	n.set = newSet(all, e.actions, nil)
 	return n
@@ -140,14 +147,14 @@ func (e *Engine) readGuardrail(name, text string) (cedar.PolicyList, error) {
 	return list, nil
 }
 
-func hashOf(text string) string {
+// Hash returns the name of a text by its content: sha256: and hex digits.
+func Hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // guardTable is where guardrails are kept: TENANT.NAME, or _installation.NAME,
-// which no tenant can be called. The table itself does not open if a row of it
-// has gone missing.
+// which no tenant can be called.
 type guardTable struct {
 	table  *store.Table[Guardrail]
 	making sync.Mutex // held while one is set: the bound on their number must hold
@@ -172,6 +179,36 @@ func (e *Engine) OpenGuardrails(ctx context.Context, s *store.Store) error {
 		return err
 	}
 	e.stored.table = t
+	// What should be there and is not may have forbidden anything. Control A3.
+	start := &guards{tenants: map[string]*scope{}}
+	unknown := false
+	for d := range t.Damaged() {
+		tenant, name, named := strings.Cut(d.Key, ".")
+		if !t.Lost(d.Key) {
+			continue
+		}
+		if unknown = unknown || !named; !named {
+			continue
+		}
+		if tenant == installationKey {
+			tenant = ""
+		}
+		s := &scope{lost: map[string]bool{name: true}}
+		if old := start.of(tenant); old != nil {
+			maps.Copy(s.lost, old.lost)
+		}
+		start = start.with(tenant, s)
+	}
+	if t.Trusted() != nil && (unknown || len(start.tenants) == 0 && start.installation == nil) {
+		start.broken = "guardrails"
+	}
+	for tenant, s := range start.tenants {
+		start.tenants[tenant] = e.withGuardrail(s, "", nil)
+	}
+	if start.installation != nil {
+		start.installation = e.withGuardrail(start.installation, "", nil)
+	}
+	e.guards.Store(start)
 	t.Watch(func(key string, g *Guardrail) {
 		tenant, name, _ := strings.Cut(key, ".")
 		if tenant == installationKey {
@@ -232,7 +269,7 @@ func (e *Engine) SetGuardrail(ctx context.Context, tenant, name, text, by string
 	if err != nil {
 		return Guardrail{}, err
 	}
-	g := Guardrail{Name: name, Tenant: tenant, Text: text, Hash: hashOf(text), Rules: len(list), UpdatedAt: e.now().UTC(), UpdatedBy: by}
+	g := Guardrail{Name: name, Tenant: tenant, Text: text, Hash: Hash(text), Rules: len(list), UpdatedAt: e.now().UTC(), UpdatedBy: by}
 	e.stored.making.Lock()
 	defer e.stored.making.Unlock()
 	t := e.stored.table
@@ -277,10 +314,26 @@ func (e *Engine) Trial(tenant, name, text string) (ask func(Request) Decision, e
 	if err := e.CheckGuardrail(name, text); err != nil {
 		return nil, err
 	}
-	g := &Guardrail{Name: name, Tenant: tenant, Text: text, Hash: hashOf(text)}
+	g := &Guardrail{Name: name, Tenant: tenant, Text: text, Hash: Hash(text)}
 	old := e.guards.Load()
 	trial := old.with(tenant, e.withGuardrail(old.of(tenant), name, g))
 	return func(req Request) Decision { return e.decide(&req, e.now(), trial) }, nil
+}
+
+// Known reports whether there is such an action.
+func (e *Engine) Known(a Action) bool { _, ok := e.grammar.fits[a]; return ok }
+
+// OnFunctions reports whether a is something that is done to functions.
+func (e *Engine) OnFunctions(a Action) bool { return e.grammar.fits[a].resources[typeFunction] }
+
+// Actions lists the actions by name.
+func (e *Engine) Actions() []string {
+	var names []string
+	for a := range e.grammar.fits {
+		names = append(names, string(a))
+	}
+	slices.Sort(names)
+	return names
 }
 
 func actionUIDs(g *grammar) []types.EntityUID {

@@ -157,10 +157,10 @@ func TestA3UnreadableGuardrailDenies(t *testing.T) {
 	}
 	good := "forbid (principal is Bawn::Anonymous, action, resource);"
 	for key, g := range map[string]Guardrail{
-		"a.good":     {Name: "good", Tenant: "a", Text: good, Hash: hashOf(good)},
-		"b.old":      {Name: "old", Tenant: "b", Text: "forbid (principal, action, resource) when { context.gone };", Hash: hashOf("forbid (principal, action, resource) when { context.gone };")},
-		"c.changed":  {Name: "changed", Tenant: "c", Text: good, Hash: hashOf("another")},
-		"d.elsewise": {Name: "good", Tenant: "a", Text: good, Hash: hashOf(good)},
+		"a.good":     {Name: "good", Tenant: "a", Text: good, Hash: Hash(good)},
+		"b.old":      {Name: "old", Tenant: "b", Text: "forbid (principal, action, resource) when { context.gone };", Hash: Hash("forbid (principal, action, resource) when { context.gone };")},
+		"c.changed":  {Name: "changed", Tenant: "c", Text: good, Hash: Hash("another")},
+		"d.elsewise": {Name: "good", Tenant: "a", Text: good, Hash: Hash(good)},
 	} {
 		if _, err := table.Create(context.Background(), key, g); err != nil {
 			t.Fatal(err)
