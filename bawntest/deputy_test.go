@@ -206,7 +206,7 @@ func TestA7ConfusedDeputy(t *testing.T) {
 	t.Run("the owner reads why", func(t *testing.T) {
 		var lines []string
 		if err := n.Logs(t.Context(), "stranger", client.LogQuery{}, func(l bawn.LogLine) error {
-			if l.Platform && strings.Contains(l.Text, "was refused") {
+			if l.Platform && strings.Contains(l.Text, "was refused: ") {
 				lines = append(lines, l.Text)
 				if l.Invocation == "" {
 					t.Errorf("the line is of no invocation: %s", l.Text)

@@ -79,7 +79,7 @@ func (i *Invoker) Identify(ctx context.Context, c *bawn.Call) error {
 
 // Refuse records that a function's call came to nothing before the gate was asked.
 func (i *Invoker) Refuse(ctx context.Context, c *bawn.Call, reason string) error {
-	i.cfg.Gate.Stopped(c, reason)
+	i.explain(c, bawn.Errorf(bawn.CodeDenied, "invoke", "%s", reason))
 	return i.cfg.Gate.Refuse(ctx, c, reason)
 }
 
@@ -146,7 +146,10 @@ func (i *Invoker) explain(c *bawn.Call, err error) {
 	if v == nil {
 		return
 	}
-	text := "an internal error"
+	text, what := "an internal error", "a call of "+c.Target.String()
+	if c.Target.Function == "" {
+		what = "a request to the endpoint"
+	}
 	var e *bawn.Error
 	if errors.As(err, &e) {
 		var why *bawn.Error // what a general answer stands for
@@ -160,7 +163,7 @@ func (i *Invoker) explain(c *bawn.Call, err error) {
 	i.cfg.Gate.Stopped(c, text)
 	i.cfg.Log(bawn.LogLine{
 		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.Parent, Platform: true,
-		Text: "bawn: the call of " + c.Target.String() + " was refused: " + text,
+		Text: "bawn: " + what + " was refused: " + text,
 	}, v.Perimeter.Evidence.LogRetention)
 }
 

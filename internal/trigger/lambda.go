@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -31,6 +33,7 @@ const (
 	maxFunctionName  = 170  // of everything that may stand for one, as in AWS Lambda
 	maxQualifier     = 128
 	maxShownName     = 200
+	signatureScheme  = "AWS4-HMAC-SHA256 "
 )
 
 // LambdaConfig says how calls in the shape of AWS Lambda's Invoke work. Invoker
@@ -96,7 +99,6 @@ type invocation struct {
 	tail      bool
 	client    string // the client context, decoded
 	call      *bawn.Call
-	refused   error // why the credential was not good
 }
 
 // Inside answers a function. Who calls, for whom and how deep is in the calls
@@ -122,14 +124,10 @@ func (t *Lambda) Inside(w http.ResponseWriter, r *http.Request, next func(functi
 		return
 	}
 	c.Target = bawn.Ref{Tenant: c.Principal.Tenant, Function: in.name, Qualifier: in.qualifier}
-	if in.account != "" && in.account != t.cfg.Account {
-		// No tenant of this node: the answer and the record are those of another
-		// tenant's function.
-		c.Target.Tenant = "account-" + in.account
-	}
-	if c.Target.Check() != nil {
-		// A name of Lambda's that Bawn does not have; so there is no such function.
-		t.refuse(r.Context(), c, errors.New("there is no function "+strconv.Quote(in.name)))
+	if c.Target.Check() != nil || in.account != "" && in.account != t.cfg.Account {
+		// A name of Lambda's that Bawn does not have, or an account: there is no such
+		// function, and the answer is that for another tenant's.
+		t.refuse(r.Context(), c, errors.New("there is no function "+strconv.Quote(in.shown)))
 		t.fail(w, r, c, in, bawn.Errorf(bawn.CodeNotFound, "lambda", "there is no such function"))
 		return
 	}
@@ -183,6 +181,10 @@ func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byt
 		return nil, bawn.Errorf(bawn.CodeInvalid, "lambda", "there is more than one Authorization header").WithFix("send one")
 	} else if len(auth) == 1 {
 		c.Bearer = bearer(auth[0])
+		if strings.HasPrefix(auth[0], signatureScheme) {
+			rawPath, query, _ := strings.Cut(r.RequestURI, "?")
+			c.Signed = &bawn.Signed{Method: r.Method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header}
+		}
 	}
 	c.Target = bawn.Ref{Tenant: bawn.DefaultTenant, Function: in.name, Qualifier: in.qualifier}
 	if r.TLS != nil {
@@ -193,7 +195,13 @@ func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byt
 		if body, err = readBody(r, s); err != nil {
 			return nil, err
 		}
-		in.refused = t.cfg.Invoker.Identify(r.Context(), c)
+		if c.Signed != nil {
+			sum := sha256.Sum256(body)
+			c.Signed.Body, c.Signed.Length = hex.EncodeToString(sum[:]), int64(len(body))
+		}
+		if t.cfg.Invoker.Identify(r.Context(), c) != nil {
+			c.Principal = bawn.Anonymous() // whatever was wrong with it: the gate refuses
+		}
 	}
 	if c.Principal.Tenant != "" {
 		c.Target.Tenant = c.Principal.Tenant
