@@ -55,7 +55,7 @@ cp -r examples "$work/examples"
 # The manifests name the interpreters of Debian 12; on another host they take
 # what is there.
 sed -i "s/runtime: python3\.11/runtime: $python/; s/runtime: nodejs20/runtime: $node/" "$work"/examples/*/bawn.yaml
-for example in hello webhook thumbnail export text redact intruder; do
+for example in hello webhook thumbnail export text redact checkout intruder; do
 	show deploy "$work/examples/$example"
 done
 show ls
@@ -66,7 +66,7 @@ export BAWN_PUBLIC BAWN_CA=$work/data/ca.pem
 BAWN_KEY=$("$bawn" key create demo --role invoker </dev/null)
 export BAWN_KEY
 
-for example in hello webhook thumbnail export text redact; do
+for example in hello webhook thumbnail export text redact checkout; do
 	title "Call $example over TLS"
 	sh "$work/examples/$example/try.sh"
 done
