@@ -147,8 +147,6 @@ func (c *Control) Approvals(ctx context.Context, p bawn.Principal) ([]Approval, 
 // would widen something else by now, that is [bawn.CodeConflict].
 func (c *Control) Approve(ctx context.Context, p bawn.Principal, id string) (Deployment, error) {
 	const op = "control.approve"
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	a, ok := c.approval(p.Tenant, id)
 	if err := c.authorize(ctx, p, policy.Approve, bawn.Ref{Tenant: p.Tenant, Function: a.Function}); err != nil {
 		return Deployment{}, err
@@ -164,6 +162,15 @@ func (c *Control) Approve(ctx context.Context, p bawn.Principal, id string) (Dep
 			WithFix("have somebody else approve it: another key or user with the right to approve"))
 	}
 	v := a.Version
+	// What it was tested against may have changed since it was asked for.
+	if err := c.prove(ctx, p, &v); err != nil {
+		return Deployment{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.approval(p.Tenant, id); !ok {
+		return Deployment{}, noApproval(id) // went while it was tested
+	}
 	if err := c.checkGrants(p, &v); err != nil {
 		return refuse(err)
 	}

@@ -119,3 +119,40 @@ func TestF10NotRun(t *testing.T) {
 	_, err = p.Test(t.Context(), bawn.Principal{Kind: bawn.PrincipalKey, ID: "v", Tenant: "main", Roles: []bawn.Role{bawn.RoleViewer}}, "a", spec(tested), digest)
 	wantCode(t, err, bawn.CodeDenied, "")
 }
+
+// TestF10Approval: the tests run before anybody is asked to approve, and again
+// when somebody does.
+func TestF10Approval(t *testing.T) {
+	p, ctx := fourEyes(t), t.Context()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	boss, dev := p.key(node, "boss", bawn.RoleAdmin), p.key(node, "dev", bawn.RoleDeployer)
+	digest := p.upload(dev, "one")
+	ok := false
+	p.test = func(*bawn.Version) ([]bawn.TestResult, error) {
+		return []bawn.TestResult{{Name: "strangers stay out", OK: ok}}, nil
+	}
+	tested := func(f *manifest.Function) {
+		f.Tests = []manifest.Test{{Name: "strangers stay out", Deny: &bawn.TestDeny{}}}
+	}
+	widens := memory(2 * bawn.DefaultMemory)
+	_, err := p.Deploy(ctx, dev, "f", spec(tested, widens), digest, false)
+	wantCode(t, err, bawn.CodeUnprocessable, "failed")
+	if list, err := p.Approvals(ctx, boss); err != nil || len(list) > 0 {
+		t.Errorf("approval is asked for what failed: %+v %v", list, err)
+	}
+	ok = true
+	d := p.try(dev, "f", digest, tested, widens)
+	if d.Pending == nil {
+		t.Fatalf("%+v", d)
+	}
+	ok = false
+	_, err = p.Approve(ctx, boss, d.Pending.ID)
+	wantCode(t, err, bawn.CodeUnprocessable, "strangers stay out")
+	if _, _, there := p.functions.Get(functionKey("main", "f")); there {
+		t.Error("a version whose test failed was approved")
+	}
+	ok = true
+	if _, err = p.Approve(ctx, boss, d.Pending.ID); err != nil || p.live("f") != 1 {
+		t.Error("it can be approved once its tests hold:", err)
+	}
+}
