@@ -37,6 +37,13 @@ func all(t *testing.T) map[string]*manifest.File {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
+		tests := filepath.Join(filepath.Dir(name), manifest.TestFileName)
+		if data, err = os.ReadFile(tests); err != nil {
+			t.Fatal(err)
+		}
+		if err := manifest.ParseTests(tests, data, f); err != nil {
+			t.Error(err)
+		}
 		files[filepath.Dir(name)] = f
 	}
 	return files
@@ -47,6 +54,9 @@ func TestManifestsCompile(t *testing.T) {
 		for name, spec := range f.Functions {
 			if _, err := manifest.Compile(name, spec); err != nil {
 				t.Errorf("%s: %s: %v", dir, name, err)
+			}
+			if len(spec.Tests) == 0 {
+				t.Errorf("%s: %s has no tests of its perimeter", dir, name)
 			}
 		}
 		if _, err := os.Stat(filepath.Join(dir, "README.md")); err != nil {

@@ -60,6 +60,12 @@ for example in hello webhook thumbnail export text redact checkout intruder; do
 done
 show ls
 
+title "Run the tests of their perimeters"
+# The deploys above have run them too: what fails one does not become live.
+for example in hello webhook thumbnail export text redact intruder; do
+	show test --dir "$work/examples/$example"
+done
+
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
 BAWN_PUBLIC=$(field "$BAWN_CONTEXT" public)
 export BAWN_PUBLIC BAWN_CA=$work/data/ca.pem

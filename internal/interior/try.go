@@ -1,6 +1,7 @@
 package interior
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -38,8 +39,8 @@ func (t *trial) saw(r bawn.Record) {
 // sandbox stopped, loading included, at most 20 of it: an end by the deadline or
 // for want of memory is among that.
 //
-// It is Run but for this: the answer is complete, of a streamed one the first
-// MiB, and ctx ends a call that runs.
+// It is Run but for this: a streamed answer is in memory, its first MiB, and ctx
+// ends a call that runs.
 func (p *Pool) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Result, []bawn.Record, error) {
 	p.mu.RLock()
 	draining := p.draining
@@ -98,18 +99,18 @@ func (p *Pool) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 	return res, slices.Clone(t.stopped), err
 }
 
-// whole makes a stream a payload.
+// whole reads a stream to its end, so that it can be read again from memory.
 func whole(r *bawn.Result) *bawn.Result {
 	if r.Stream == nil {
 		return r
 	}
 	defer r.Stream.Close()
-	payload, err := io.ReadAll(io.LimitReader(r.Stream, maxTrialBytes))
+	data, err := io.ReadAll(io.LimitReader(r.Stream, maxTrialBytes))
 	var broke *bawn.StreamError
 	if errors.As(err, &broke) {
-		payload = broke.Payload
-		r.FunctionError = "Unhandled"
+		r.Payload, r.Stream, r.FunctionError = broke.Payload, nil, "Unhandled"
+		return r
 	}
-	r.Payload, r.Stream = payload, nil
+	r.Stream = io.NopCloser(bytes.NewReader(data))
 	return r
 }

@@ -272,20 +272,23 @@ func answered(t *bawn.Test, tried *invoke.Tried) (testAnswer, error) {
 	if res.FunctionError != "" {
 		return testAnswer{}, errors.New(clip(failure(res.Payload)))
 	}
-	if t.Route == "" {
-		return testAnswer{body: res.Payload}, nil
-	}
-	if res.ContentType == bawn.PreludeType {
-		from := bytes.NewReader(res.Payload)
-		head, begin, err := readPrelude(from)
-		if err != nil {
-			return testAnswer{}, err
+	body := res.Payload
+	if res.Stream != nil {
+		defer res.Stream.Close()
+		head := &reply{status: http.StatusOK}
+		if res.ContentType == bawn.PreludeType && t.Route != "" {
+			var err error
+			if head, body, err = readPrelude(res.Stream); err != nil {
+				return testAnswer{}, err
+			}
 		}
-		rest, err := io.ReadAll(from)
-		return testAnswer{head.status, append(begin, rest...)}, err
+		rest, err := io.ReadAll(res.Stream)
+		if body = append(body, rest...); err != nil || t.Route != "" {
+			return testAnswer{head.status, body}, err
+		}
 	}
-	if res.ContentType != "" {
-		return testAnswer{http.StatusOK, res.Payload}, nil
+	if t.Route == "" {
+		return testAnswer{body: body}, nil
 	}
 	reply, err := readReply(res.Payload)
 	if err != nil {
@@ -347,7 +350,7 @@ func differs(at string, want, got any) string {
 		for _, name := range slices.Sorted(maps.Keys(w)) {
 			inner, has := g[name]
 			if !has {
-				return fmt.Sprintf("%s has no %q", at, name)
+				return fmt.Sprintf("%s has no %q, but is %s", clip(at), name, show(got))
 			}
 			if d := differs(at+"."+name, w[name], inner); d != "" {
 				return d

@@ -3,6 +3,7 @@ package trigger
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -23,6 +24,7 @@ func TestF10Judge(t *testing.T) {
 	deny := func(d bawn.TestDeny) bawn.Test { return bawn.Test{Deny: &d} }
 	holds := func(s string) bawn.TestAllow { return bawn.TestAllow{Response: json.RawMessage(s)} }
 	refused := errors.New("refused")
+	stream := func(s string) io.ReadCloser { return io.NopCloser(strings.NewReader(s)) }
 	for _, c := range []struct {
 		name  string
 		test  bawn.Test
@@ -53,7 +55,9 @@ func TestF10Judge(t *testing.T) {
 		{"a bad status nobody wanted", routed(bawn.TestAllow{}), invoke.Tried{Result: payload(`{"statusCode":500}`)}, false, "allow", "status 500"},
 		{"no response at all", routed(bawn.TestAllow{}), invoke.Tried{Result: payload(`{"statusCode":1}`)}, false, "error", "statusCode is 1"},
 		{"a prelude", routed(bawn.TestAllow{Status: 201, Response: json.RawMessage(`{"a":1}`)}),
-			invoke.Tried{Result: &bawn.Result{ContentType: bawn.PreludeType, Payload: []byte("{\"statusCode\":201}\x00\x00\x00\x00\x00\x00\x00\x00{\"a\":1}")}}, true, "allow", ""},
+			invoke.Tried{Result: &bawn.Result{ContentType: bawn.PreludeType, Stream: stream("{\"statusCode\":201}\x00\x00\x00\x00\x00\x00\x00\x00{\"a\":1}")}}, true, "allow", ""},
+		{"a stream without one", routed(holds(`"x"`)), invoke.Tried{Result: &bawn.Result{ContentType: "text/csv", Stream: stream("x")}}, true, "allow", ""},
+		{"a labelled payload", routed(holds(`"x"`)), invoke.Tried{Result: &bawn.Result{ContentType: "application/json", Payload: []byte(`{"statusCode":200,"body":"x"}`)}}, true, "allow", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r bawn.TestResult
