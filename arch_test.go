@@ -53,9 +53,9 @@ internal/control: . internal/deploy internal/evidence internal/identity internal
 internal/trigger: . internal/invoke
 internal/api: . internal/control internal/identity internal/invoke internal/manifest
 
-internal/node: . client internal/api internal/control internal/deploy internal/evidence internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
+internal/node: . client internal/api internal/control internal/deploy internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
 
-internal/cli: . client internal/host internal/manifest internal/node
+internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node
 bawntest: . client internal/node
 
 cmd/bawn: internal/cli

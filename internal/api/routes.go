@@ -47,6 +47,10 @@ func (a *api) routes() []route {
 		on(a, http.MethodPost, "/v1/can", "can", "Ask ahead of time whether somebody may do something", a.can),
 		on(a, http.MethodGet, "/v1/explain/{id}", "explain", "Say why a decision was as it was", a.explain),
 
+		on(a, http.MethodGet, "/v1/audit", "audit", "Say how it is with the audit log", a.audit),
+		on(a, http.MethodGet, "/v1/audit/entries/{id}", "auditEntry", "Get a record with its inclusion receipt", a.auditEntry),
+		on(a, http.MethodGet, "/v1/audit/file", "auditFile", "Get a file of the audit log's tiles", a.auditFile),
+
 		on(a, http.MethodGet, "/v1/keys", "listKeys", "List keys, without their secrets", a.listKeys),
 		on(a, http.MethodPost, "/v1/keys", "createKey", "Create a key; the answer holds its secret, once", a.createKey, status(http.StatusCreated)),
 		on(a, http.MethodDelete, "/v1/keys/{id}", "revokeKey", "End a key at once", a.revokeKey, status(http.StatusNoContent)),

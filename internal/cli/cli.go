@@ -71,6 +71,8 @@ func commands() []command {
 		{"rm", newRemove},
 		{"logs", newLogs},
 		{"events", newEvents},
+		{"audit", newAudit},
+		{"witness", newWitness},
 		{"perimeter", newPerimeter},
 		{"can", newCan},
 		{"explain", newExplain},

@@ -90,6 +90,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.IntVar(&cfg.Warm, "warm", 0, "warm sandboxes to keep for each runtime in use: more for bursts, fewer for memory (0: 4; -1: none)")
 	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
 	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
+	f.StringArrayVar(&cfg.Witnesses, "witness", nil, "who cosigns the audit log, as URL=KEY of a bawn witness (more than once)")
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
 	f.StringVar(&user, "user", "", "the user, or its number, that the server becomes when it is started as root; root keeps it root")

@@ -18,6 +18,7 @@ import (
 	"sort"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,8 @@ type Config struct {
 	MaxBytes int64         // on disk, after which the oldest records go; 0 means 4 GiB or an eighth of the disk, whichever is less
 	MaxAge   time.Duration // after which records go; 0 means 400 days
 
+	Witnesses []tlog.WitnessURL // who is shown every checkpoint
+
 	// Before holds the records of a Bawn that kept them in the store; they are
 	// taken over once. Nil means that there are none.
 	Before *store.Store
@@ -57,7 +60,14 @@ type Log struct {
 	cfg  Config
 	stop context.CancelFunc
 	done sync.WaitGroup
+	cut  atomic.Int64 // records that lost text
+
+	watched witnesses
 }
+
+// Truncated returns how many records lost text because it was too long, since
+// the log was opened. Each holds the length and the hash of what it lost.
+func (l *Log) Truncated() int64 { return l.cut.Load() }
 
 // Open opens the log. If the run before did not end, the first record says so,
 // and what of it may be lost.
@@ -86,6 +96,12 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	background, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.done.Go(func() { l.pruner(background) })
+	if len(cfg.Witnesses) > 0 {
+		for _, w := range cfg.Witnesses {
+			l.watched.states = append(l.watched.states, WitnessState{Name: w.Key.Name(), URL: w.URL, Since: time.Now(), OK: true})
+		}
+		l.done.Go(func() { l.watch(background) })
+	}
 	return l, nil
 }
 
@@ -146,6 +162,9 @@ func (l *Log) Append(ctx context.Context, r bawn.Record) error {
 	}
 	r.Index = 0 // the log gives it
 	line := encode(&r)
+	if bytes.Contains(line, []byte(cutMark)) {
+		l.cut.Add(1)
+	}
 	var err error
 	if r.Kind == bawn.KindOutcome || r.Kind == bawn.KindDecision && r.Outcome == "allow" {
 		_, err = l.Log.Append(line)
@@ -364,6 +383,50 @@ func (l *Log) Read(ctx context.Context, q Query, fn func(bawn.Record) error) err
 		}
 		end = l.Next()
 	}
+}
+
+// Find returns the records of one id, which is a record's own or that of an
+// invocation, oldest first. It looks no further back than to the decision that
+// an invocation begins with.
+func (l *Log) Find(ctx context.Context, tenant, id string) ([]bawn.Record, error) {
+	var found []bawn.Record
+	first := l.First()
+	wanted := append(needles(tenant, "", ""), []byte(`"`+id+`"`))
+	for i := l.Next() - 1; i >= first; i = i/tlog.Bundle*tlog.Bundle - 1 {
+		if err := ctx.Err(); err != nil {
+			return nil, bawn.Wrap(err, bawn.CodeUnavailable, "evidence.find", "the request ended before the record was found").
+				WithFix("name the record by its index, as bawn audit ls shows it")
+		}
+		var here []bawn.Record
+		done := false
+		err := l.bundle(i, first, l.Next(), wanted, &Query{Tenant: tenant}, func(r bawn.Record) error {
+			if r.ID == id || r.Invocation == id {
+				here = append(here, r)
+				done = done || r.ID == id || r.Kind == bawn.KindDecision
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if found = append(here, found...); done {
+			break
+		}
+	}
+	return found, nil
+}
+
+// At returns the record at an index, and its inclusion receipt.
+func (l *Log) At(ctx context.Context, index int64) (r bawn.Record, receipt []byte, err error) {
+	p, err := l.Receipt(ctx, index)
+	if err != nil {
+		return r, nil, err
+	}
+	if err := json.Unmarshal(p.Entry, &r); err != nil {
+		return r, nil, bawn.Wrap(err, bawn.CodeInternal, "evidence.read", "the entry %d is no record of this Bawn", index)
+	}
+	r.Index = index
+	return r, p.Format(), nil
 }
 
 // since returns the index of an entry before which none was stored at t or

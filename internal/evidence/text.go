@@ -17,6 +17,9 @@ const (
 	maxDetailValue = 1024
 )
 
+// cutMark begins the mark of text that was cut.
+const cutMark = "…[cut from "
+
 // clean returns s cut to max bytes, with a mark that holds the length and the
 // hash of the whole, and with everything escaped that a terminal or an editor
 // would act on: control characters, line ends (unless lines is set), changes
@@ -28,7 +31,7 @@ func clean(s string, max int, lines bool) string {
 	}
 	mark := ""
 	if len(s) > max {
-		mark = fmt.Sprintf("…[cut from %d bytes, sha256:%x]", len(s), sha256.Sum256([]byte(s)))
+		mark = fmt.Sprintf(cutMark+"%d bytes, sha256:%x]", len(s), sha256.Sum256([]byte(s)))
 		s = s[:max]
 		// Not within a character.
 		for i := 0; i < utf8.UTFMax && len(s) > 0 && !utf8.ValidString(s[len(s)-min(len(s), utf8.UTFMax):]); i++ {

@@ -237,7 +237,7 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: append(n.calls.driver.Probe(), n.fourEyes(), n.privileges())}
+	doc := api.Doctor{Capabilities: append(append(n.calls.driver.Probe(), n.fourEyes(), n.privileges()), n.witnessed()...)}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

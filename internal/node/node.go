@@ -21,6 +21,7 @@ import (
 	"bawn.dev/bawn/internal/control"
 	"bawn.dev/bawn/internal/deploy"
 	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/evidence/tlog"
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/store"
@@ -136,8 +137,16 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	}
 	n.store = st
 	n.onClose("store", func(context.Context) error { return st.Close() })
+	var witnesses []tlog.WitnessURL
+	for _, text := range cfg.Witnesses {
+		w, err := tlog.ParseWitnessURL(text)
+		if err != nil {
+			return nil, err
+		}
+		witnesses = append(witnesses, w)
+	}
 	if n.record, err = evidence.Open(ctx, evidence.Config{
-		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + n.ca.id(), Key: secret.derive("audit log"), Before: st, Log: log,
+		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + n.ca.id(), Key: secret.derive("audit log"), Witnesses: witnesses, Before: st, Log: log,
 	}); err != nil {
 		return nil, err
 	}

@@ -108,6 +108,9 @@ func Cosignatures(msg []byte, witnesses []note.Verifier) []Cosignature {
 	return all
 }
 
+// Key is the public key of a log or of a witness.
+type Key = note.Verifier
+
 // ParseKeys reads public keys, one a line; lines that begin with # are
 // comments. Those of logs and those of witnesses differ in their kind.
 func ParseKeys(text []byte) (logs, witnesses []note.Verifier, err error) {
