@@ -62,7 +62,7 @@ cmd/bawn: internal/cli
 cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/filter internal/sandbox/linux/wire
 cmd/bawn-wasm:
 
-bench: . client
+bench: . client internal/policy
 examples:
 examples/redact:
 examples/text:

@@ -121,6 +121,7 @@ func (b *bench) measurements() []struct {
 		{"never", b.never},
 		{"warm", b.warm},
 		{"refused", b.refused},
+		{"policy", b.policies},
 		{"rest", b.rest},
 	}
 }

@@ -92,7 +92,9 @@ func (p *plane) open() {
 		}
 		return p.test(v)
 	}
-	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: policy.New(log, now), Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
+	rules := policy.New(log, now)
+	check(rules.OpenGuardrails(ctx, s))
+	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {
