@@ -663,3 +663,79 @@ func BenchmarkWriteLine(b *testing.B) {
 		l.Write(x, time.Hour)
 	}
 }
+
+// The records of a Bawn that kept them in the store are taken over once, in
+// their order, and whoever reads can tell.
+func TestTakeOver(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, t.TempDir())
+	st, err := store.OpenStream(t.Context(), s, store.StreamConfig{Name: "evidence", MaxBytes: 64 << 20, AppendOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for i := range 30 {
+		var data []byte
+		for j := range 20 {
+			r := bawn.Record{ID: fmt.Sprintf("%d-%d", i, j), Kind: bawn.KindDecision, Outcome: "deny", Tenant: "main"}
+			data = append(append(data, appendRecord(nil, &r)...), '\n')
+			want = append(want, r.ID)
+		}
+		if err := st.Publish(t.Context(), "records", data, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		l, err := Open(t.Context(), Config{Dir: dir, Key: make([]byte, 32), Before: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, records(t, l, Query{Kinds: []bawn.RecordKind{bawn.KindDecision}})); d != "" {
+			t.Fatal(d)
+		}
+		l.Read(t.Context(), Query{Limit: 5, Kinds: []bawn.RecordKind{bawn.KindDecision}}, func(r bawn.Record) error {
+			if r.Detail[importedMark] == "" {
+				t.Error("it does not say that it was taken over")
+			}
+			return nil
+		})
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Old records go after a record that says so, and what is left verifies.
+func TestPrune(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(t.Context(), Config{Dir: dir, Key: make([]byte, 32), MaxBytes: 100 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 2000 {
+		if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindOutcome, Reason: strings.Repeat("r", 200)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(records(t, l, Query{})); n == 0 || n > 500 {
+		t.Fatalf("%d records are left", n)
+	}
+	keys, _, err := tlog.ParseKeys([]byte(l.Key()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := tlog.Verify(t.Context(), tlog.VerifyConfig{Dir: dir, Keys: keys})
+	if err != nil || r.First == 0 {
+		t.Fatal(r, err)
+	}
+}
