@@ -279,6 +279,25 @@ func Give(dir string, u User, keep string) (*os.File, error) {
 	return f, nil
 }
 
+// Own reports whether the data directory dir is this process's own. Root can use
+// another user's, and must not: what lies there may lead it elsewhere.
+func Own(dir string) error {
+	const op = "host.data"
+	f, err := os.OpenFile(dir, unix.O_DIRECTORY, 0)
+	if err != nil {
+		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be opened")
+	}
+	defer f.Close()
+	switch owner, err := ownerOf(f); {
+	case err != nil:
+		return bawn.Wrap(err, bawn.CodeUnavailable, op, "the data directory cannot be opened")
+	case owner != os.Geteuid():
+		return bawn.Errorf(bawn.CodeDenied, op, "the data directory %s belongs to user %d, and the server is to run as user %d", dir, owner, os.Geteuid()).
+			WithFix("start as root with --user %d, or choose another with --data DIR", owner)
+	}
+	return nil
+}
+
 // maxDepth bounds the folders below a data directory; a package has at most 32
 // levels.
 const maxDepth = 64

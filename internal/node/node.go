@@ -22,6 +22,7 @@ import (
 	"bawn.dev/bawn/internal/deploy"
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/evidence/tlog"
+	"bawn.dev/bawn/internal/host"
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/store"
@@ -90,6 +91,11 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	data := n.cfg.Data
+	if cfg.User == nil { // else the directory is given to that user, below
+		if err := host.Own(data); err != nil {
+			return nil, err
+		}
+	}
 	unlock, err := store.LockDir(data)
 	if err != nil {
 		return nil, err

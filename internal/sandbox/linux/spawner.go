@@ -82,6 +82,10 @@ type Helper struct {
 // Launch starts the helper with the rights of this process, which needs none of
 // them for its own part any more afterwards. The folders may be closed after.
 func Launch(p Places) (*Helper, error) {
+	if os.Geteuid() != 0 {
+		return nil, bawn.Errorf(bawn.CodeUnavailable, "sandbox", "making sandboxes needs root, which this process is not").
+			WithFix("run bawn as root: only its small helper keeps that, and the server becomes a user of its own")
+	}
 	if err := unix.Mkdirat(int(p.Roots.Fd()), baseFolder, 0o700); err != nil && err != unix.EEXIST {
 		return nil, fmt.Errorf("make the helper's folder: %w", err)
 	}
