@@ -38,7 +38,7 @@ func (c *Control) TestVersion(ctx context.Context, p bawn.Principal, ref bawn.Re
 	if err := ref.Check(); err != nil {
 		return nil, err
 	}
-	if err := c.authorize(ctx, p, policy.Deploy, ref); err != nil {
+	if err := c.authorize(ctx, p, policy.Test, ref); err != nil {
 		return nil, err
 	}
 	_, v, err := c.Function(ctx, p, ref)

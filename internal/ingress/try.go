@@ -49,12 +49,8 @@ func (g *Gate) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*Trial, 
 	if c.Route != nil {
 		req.Public = c.Route.Access.Public
 	}
-	switch {
-	case g.cfg.Policy.Allows(req):
-	case c.Principal.Kind == anonymous:
-		return nil, (&Admission{}).unauthenticated()
-	default:
-		return nil, bawn.Errorf(bawn.CodeDenied, "admit", "%s may not call it", c.Principal.Name)
+	if d := g.cfg.Policy.Ask(req); !d.Allow {
+		return nil, bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
 	}
 	t := &Trial{gate: g, version: v, id: c.ID, as: c.From(), chain: c.Chain}
 	g.trials.mu.Lock()
