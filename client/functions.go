@@ -149,6 +149,21 @@ func (c *Client) Function(ctx context.Context, name, qualifier string) (*Functio
 	return &out, c.do(ctx, request{method: http.MethodGet, path: functionPath(name), query: qualifierQuery(qualifier)}, &out)
 }
 
+// Diff is what one version changes against another.
+type Diff struct {
+	Function string   `json:"function"`
+	Old      int      `json:"old"`
+	New      int      `json:"new"`
+	Changes  []Change `json:"changes"`
+}
+
+// Diff says what the version new (a number, an alias, or "" for live) changes
+// against old.
+func (c *Client) Diff(ctx context.Context, name, old, new string) (*Diff, error) {
+	var out Diff
+	return &out, c.do(ctx, request{method: http.MethodGet, path: functionPath(name, "diff"), query: url.Values{"old": {old}, "new": {new}}}, &out)
+}
+
 // Versions lists a function's versions, newest first.
 func (c *Client) Versions(ctx context.Context, name string) ([]bawn.Version, error) {
 	var out struct {

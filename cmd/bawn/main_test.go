@@ -239,7 +239,7 @@ func TestEveryCommandHasAStory(t *testing.T) {
 	}
 	for _, c := range []string{
 		"up", "status", "doctor", "init", "deploy", "invoke", "ls", "show", "rollback", "alias", "rm", "logs", "events", "perimeter",
-		"approve", "approvals", "key create", "key ls", "key revoke", "version", "completion", "help",
+		"approve", "approvals", "tenant create", "tenant ls", "tenant show", "tenant quota", "tenant suspend", "tenant resume", "tenant rm", "key create", "key ls", "key revoke", "version", "completion", "help",
 	} {
 		if !strings.Contains(all.String(), "bawn "+c) {
 			t.Errorf("no story runs bawn %s", c)

@@ -96,7 +96,7 @@ func (r route) fill() string {
 	if strings.HasSuffix(r.path, "/invocations") {
 		return strings.ReplaceAll(r.path, "{name}", "known")
 	}
-	return strings.NewReplacer("{name}", "nobody", "{digest}", "sha256:"+strings.Repeat("0", 64), "{alias}", "old", "{id}", "0000000000000000").Replace(r.path)
+	return strings.NewReplacer("{name}", "nobody", "{digest}", "sha256:"+strings.Repeat("0", 64), "{alias}", "old", "{id}", "0000000000000000", "{tenant}", "nobody").Replace(r.path)
 }
 
 // body is something well formed for the route.
@@ -110,6 +110,12 @@ func (r route) body() string {
 		return `{}`
 	case "POST /v1/keys":
 		return `{"name": "made", "role": "viewer"}`
+	case "POST /v1/tenants":
+		return `{"name": "main"}`
+	case "PUT /v1/tenants/{tenant}/quota":
+		return `{"keys": 1}`
+	case "POST /v1/tenants/{tenant}/suspend":
+		return `{"reason": "a test"}`
 	}
 	return ""
 }
@@ -121,13 +127,17 @@ func TestAuthorisationMatrix(t *testing.T) {
 	keys := map[string]string{
 		"": "", "wrong": "bawn_0000000000000000_" + strings.Repeat("A", 43),
 		"viewer": n.MustKey(bawn.RoleViewer), "deployer": n.MustKey(bawn.RoleDeployer), "invoker": n.MustKey(bawn.RoleInvoker), "admin": n.MustKey(bawn.RoleAdmin),
+		"operator": n.Context.Key,
 	}
 	may := func(who string, r route) bool {
 		if strings.HasPrefix(r.path, "/v1/audit") {
-			return who == "admin"
+			return who == "admin" || who == "operator"
+		}
+		if strings.HasPrefix(r.path, "/v1/tenants") {
+			return who == "operator"
 		}
 		switch who {
-		case "admin":
+		case "admin", "operator":
 			return true
 		case "deployer":
 			return !strings.HasPrefix(r.path, "/v1/keys") && !strings.HasSuffix(r.path, "/invocations") && !strings.HasPrefix(r.path, "/v1/approvals/")

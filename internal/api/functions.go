@@ -155,6 +155,19 @@ type deployInput struct {
 	}
 }
 
+type diffInput struct {
+	NameInput
+	Old string `query:"old" maxLength:"63" doc:"a version's number or an alias; live if there is none"`
+	New string `query:"new" maxLength:"63" doc:"the same"`
+}
+
+type diffOutput struct{ Body control.Diff }
+
+func (a *api) diff(ctx context.Context, in *diffInput) (*diffOutput, error) {
+	d, err := a.Control.Diff(ctx, principal(ctx), in.Name, in.Old, in.New)
+	return &diffOutput{d}, err
+}
+
 type deployOutput struct {
 	Status int
 	Body   control.Deployment

@@ -37,6 +37,7 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/functions/{name}/logs", "logs", "Stream log lines", a.logs, lines[bawn.LogLine]),
 		on(a, http.MethodGet, "/v1/events", "events", "Stream records of the evidence", a.events, lines[bawn.Record]),
 		on(a, http.MethodGet, "/v1/functions/{name}/perimeter", "perimeter", "Show a perimeter and what the kernel enforces of it", a.perimeter),
+		on(a, http.MethodGet, "/v1/functions/{name}/diff", "diff", "Say what one version changes against another", a.diff),
 		on(a, http.MethodGet, "/v1/doctor", "doctor", "Show what the host can enforce and run", a.doctor),
 
 		on(a, http.MethodGet, "/v1/policies", "listPolicies", "List guardrails", a.listGuardrails),
@@ -50,6 +51,14 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/audit", "audit", "Say how it is with the audit log", a.audit),
 		on(a, http.MethodGet, "/v1/audit/entries/{id}", "auditEntry", "Get a record with its inclusion receipt", a.auditEntry),
 		on(a, http.MethodGet, "/v1/audit/file", "auditFile", "Get a file of the audit log's tiles", a.auditFile),
+
+		on(a, http.MethodGet, "/v1/tenants", "listTenants", "List the tenants; for operators, as the rest of them", a.listTenants),
+		on(a, http.MethodPost, "/v1/tenants", "createTenant", "Create a tenant; the answer holds its administrator's key, once", a.createTenant, status(http.StatusCreated)),
+		on(a, http.MethodGet, "/v1/tenants/{tenant}", "getTenant", "Get a tenant and what it has", a.getTenant),
+		on(a, http.MethodPut, "/v1/tenants/{tenant}/quota", "setQuota", "Bound what a tenant may have", a.setQuota),
+		on(a, http.MethodPost, "/v1/tenants/{tenant}/suspend", "suspend", "Let nobody of a tenant in, and end what runs of it", a.suspend),
+		on(a, http.MethodPost, "/v1/tenants/{tenant}/resume", "resume", "End a suspension", a.resume),
+		on(a, http.MethodDelete, "/v1/tenants/{tenant}", "removeTenant", "Remove a tenant with everything that it has, for good", a.removeTenant),
 
 		on(a, http.MethodGet, "/v1/keys", "listKeys", "List keys, without their secrets", a.listKeys),
 		on(a, http.MethodPost, "/v1/keys", "createKey", "Create a key; the answer holds its secret, once", a.createKey, status(http.StatusCreated)),

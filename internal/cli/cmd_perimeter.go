@@ -7,6 +7,7 @@ import (
 )
 
 func newPerimeter(a *app) *cobra.Command {
+	var old string
 	c := &cobra.Command{
 		Use:     "perimeter FUNCTION[@VERSION]",
 		GroupID: groupWatch,
@@ -15,8 +16,13 @@ func newPerimeter(a *app) *cobra.Command {
 now, what the kernel says it enforces. The second part is read from the kernel at
 this moment, not from configuration. If no instance lives, one is started for the
 look where the key is an administrator's; that is recorded. The exit code is 1 if a fact differs from
-what the perimeter asks for.`,
+what the perimeter asks for.
+
+With --diff it says instead what the version (live, if none is named) changes against
+another one, and which of that lets more through.`,
 		Example: `  bawn perimeter hello
+  bawn perimeter hello --diff 3
+  bawn perimeter hello@5 --diff stable -o json
   bawn perimeter hello -o json | jq '.instances[0].facts'`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFunctions,
@@ -28,6 +34,23 @@ what the perimeter asks for.`,
 			c, err := a.client()
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("diff") {
+				d, err := c.Diff(cmd.Context(), name, old, qualifier)
+				if err != nil {
+					return err
+				}
+				if a.format == "json" {
+					return a.printJSON(d)
+				}
+				a.printf("%s: version %d against version %d\n", a.paint(1, clean(d.Function)), d.New, d.Old)
+				for _, ch := range d.Changes {
+					a.printChange(ch)
+				}
+				if len(d.Changes) == 0 {
+					a.printf("  nothing differs\n")
+				}
+				return nil
 			}
 			p, err := c.Perimeter(cmd.Context(), name, qualifier)
 			if err != nil {
@@ -69,6 +92,7 @@ what the perimeter asks for.`,
 			return nil
 		}),
 	}
+	c.Flags().StringVar(&old, "diff", "", "say what the version changes against this one: a number or an alias")
 	a.addOutput(c)
 	return c
 }

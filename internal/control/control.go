@@ -50,6 +50,11 @@ type Config struct {
 	Keys     *identity.Keys
 	Evidence *evidence.Log
 	Logs     *evidence.Logs
+	Tenants  *Tenants
+	// Halt ends whatever of a tenant runs, at once. nil: nothing runs.
+	Halt func(tenant string)
+	// Belongings are what goes with a tenant beside what control and Keys keep.
+	Belongings []Belonging
 	// Compile makes machine code of what v, a version for the runtime wasm, has
 	// in the folder code: files by path, which lie beside the code when it runs.
 	// No files means that there is nothing to make. An error refuses the deploy.
@@ -110,6 +115,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Halt == nil {
+		cfg.Halt = func(string) {}
+	}
 	c := &Control{cfg: cfg, testing: make(chan struct{}, maxTesting)}
 	var err error
 	if c.functions, err = store.OpenTable[bawn.Function](ctx, cfg.Store, "functions"); err != nil {
@@ -144,6 +152,7 @@ func (c *Control) recover(ctx context.Context) error {
 		c.cfg.Log.Error("nothing is cleared away: what looks unused may belong to what is damaged", "error", err)
 		return nil
 	}
+	c.clearTenants(ctx)
 	// A version is written before the function that points to it, and removed
 	// after: one that no function can point to belongs to a change that was
 	// never acknowledged, or to a removal that was not brought to its end.
@@ -166,7 +175,7 @@ func (c *Control) recover(ctx context.Context) error {
 // trusted returns nil if the tables hold all that they should, so that what nothing
 // refers to is of no use to anything.
 func (c *Control) trusted() error {
-	return cmp.Or(c.functions.Trusted(), c.versions.Trusted(), c.artifacts.Trusted())
+	return cmp.Or(c.functions.Trusted(), c.versions.Trusted(), c.artifacts.Trusted(), c.approvals.Trusted(), c.cfg.Tenants.table.Trusted())
 }
 
 // collect drops packages that no version of their tenant has run for a day. One
@@ -287,6 +296,9 @@ func (c *Control) authorize(ctx context.Context, p bawn.Principal, action policy
 // allowed is authorize for what is neither a function nor a tenant, too.
 func (c *Control) allowed(ctx context.Context, req policy.Request) error {
 	p, ref := req.Principal, req.Resource
+	if c.cfg.Tenants.Suspended(p.Tenant) { // it may have been known before that
+		return bawn.Errorf(bawn.CodeUnauthenticated, "control", "the credential is not valid").WithFix("ask the operator of the node")
+	}
 	d, err := c.cfg.Policy.Authorize(ctx, req)
 	switch {
 	case err != nil:
@@ -402,6 +414,12 @@ func (c *Control) CreateKey(ctx context.Context, p bawn.Principal, want bawn.Key
 		return "", bawn.Key{}, c.refused(ctx, p, bawn.Record{Action: "key.create", Control: "A8", Detail: map[string]string{"name": want.Name, "role": string(want.Role)}}, err)
 	}
 	what := bawn.Record{Action: "key.create", Detail: map[string]string{"name": want.Name, "role": string(want.Role), "after": rights(want)}}
+	c.mu.Lock() // the number of keys is looked at before one is added
+	defer c.mu.Unlock()
+	if q, _ := c.cfg.Tenants.Quota(p.Tenant); len(c.cfg.Keys.List(p.Tenant)) >= bound(q.Keys, maxKeys) {
+		return "", bawn.Key{}, bawn.Errorf(bawn.CodeTooLarge, "control.keys", "the tenant has %d keys, no more are allowed", bound(q.Keys, maxKeys)).
+			WithFix("revoke keys that are expired or not used")
+	}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
 		secret, key, err = c.cfg.Keys.Create(ctx, want)
 		if err == nil {

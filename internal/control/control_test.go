@@ -32,14 +32,15 @@ var today = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 // again over the same data.
 type plane struct {
 	*Control
-	t     testing.TB
-	dir   string
-	now   time.Time
-	four  bool   // a second principal must approve
-	tick  func() // when somebody looks at the clock; nil: nothing
-	gate  *deploy.Gate
-	log   *evidence.Log
-	close func()
+	t      testing.TB
+	dir    string
+	now    time.Time
+	halted []string
+	four   bool   // a second principal must approve
+	tick   func() // when somebody looks at the clock; nil: nothing
+	gate   *deploy.Gate
+	log    *evidence.Log
+	close  func()
 
 	compile func(v *bawn.Version, code string) (map[string][]byte, error) // nil: nothing to compile
 	test    func(v *bawn.Version) ([]bawn.TestResult, error)              // nil: it cannot be tested
@@ -94,7 +95,16 @@ func (p *plane) open() {
 	}
 	rules := policy.New(log, now)
 	check(rules.OpenGuardrails(ctx, s))
-	p.Control, err = Open(ctx, Config{Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
+	tenants, err := OpenTenants(ctx, s, now)
+	check(err)
+	for _, name := range []string{"acme", "rival"} {
+		if _, _, ok := tenants.table.Get(name); ok {
+			continue
+		}
+		_, err = tenants.table.Create(ctx, name, tenant{Tenant: bawn.Tenant{Name: name, CreatedAt: today}})
+		check(err)
+	}
+	p.Control, err = Open(ctx, Config{Tenants: tenants, Halt: func(t string) { p.halted = append(p.halted, t) }, Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {

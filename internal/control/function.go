@@ -22,6 +22,7 @@ const (
 	maxAliases      = 50
 	maxBefore       = 20
 	maxFunctions    = 10000 // of a tenant
+	maxKeys         = 1000  // of a tenant
 	conflictRetries = 5
 )
 
@@ -75,6 +76,9 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 		c.mu.Lock()
 		c.collect(ctx)
 		err := c.checkUnused(p.Tenant, 1)
+		if err == nil {
+			err = c.checkPackages(p.Tenant, 1)
+		}
 		c.mu.Unlock()
 		if err != nil {
 			return err
@@ -117,6 +121,11 @@ func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Arti
 		return bawn.Errorf(bawn.CodeConflict, "control.put", "the package was removed while it was uploaded").WithFix("deploy again")
 	}
 	key := artifactKey(p.Tenant, a.Digest)
+	if _, _, ok := c.artifacts.Get(key); !ok {
+		if err := c.checkPackages(p.Tenant, a.Size+a.Bytes); err != nil {
+			return err
+		}
+	}
 	if _, _, ok := c.artifacts.Get(key); !ok && !c.inUse()[key] {
 		if err := c.checkUnused(p.Tenant, a.Size+a.Bytes); err != nil {
 			return err
@@ -266,7 +275,8 @@ func (c *Control) place(d *Deployment) (f bawn.Function, exists bool, err error)
 		for range c.functions.All(tenant + ".") {
 			n++
 		}
-		if n >= maxFunctions {
+		q, _ := c.cfg.Tenants.Quota(tenant)
+		if n >= bound(q.Functions, maxFunctions) {
 			return f, false, bawn.Errorf(bawn.CodeTooLarge, "control.deploy", "the tenant has %d functions, no more are allowed", n).WithFix("remove functions that are not used")
 		}
 	}
@@ -377,7 +387,7 @@ func contentDigest(v *bawn.Version) (string, error) {
 }
 
 // checkRoutes refuses a version that claims a route which the live version of
-// another function of the tenant has. The caller holds mu.
+// another function has. The caller holds mu.
 func (c *Control) checkRoutes(v *bawn.Version) error {
 	if len(v.Perimeter.Ingress.HTTP) == 0 {
 		return nil
@@ -388,8 +398,9 @@ func (c *Control) checkRoutes(v *bawn.Version) error {
 			claimed[m+" "+manifest.PathShape(r.Path)] = &v.Perimeter.Ingress.HTTP[i]
 		}
 	}
-	for _, f := range c.functions.All(v.Tenant + ".") {
-		if f.Name == v.Function {
+	// Of all tenants: they share the addresses of the node.
+	for _, f := range c.functions.All("") {
+		if f.Tenant == v.Tenant && f.Name == v.Function {
 			continue
 		}
 		live, _, ok := c.versions.Get(versionKey(f.Tenant, f.Name, f.Aliases[bawn.LiveAlias]))
@@ -398,6 +409,10 @@ func (c *Control) checkRoutes(v *bawn.Version) error {
 		}
 		for _, theirs := range live.Perimeter.Ingress.HTTP {
 			if mine := claimed[theirs.Method+" "+manifest.PathShape(theirs.Path)]; mine != nil {
+				if f.Tenant != v.Tenant { // that it is served anybody can find out by calling it
+					return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s %s is taken on this node", mine.Method, mine.Path).
+						WithFix("give it another path or method")
+				}
 				return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s %s is taken: the function %q has %s %s", mine.Method, mine.Path, f.Name, theirs.Method, theirs.Path).
 					WithFix("give one of the two another path or method, or take the route from %q first", f.Name)
 			}
@@ -488,6 +503,28 @@ func (c *Control) Function(ctx context.Context, p bawn.Principal, ref bawn.Ref) 
 func noVersion(f *bawn.Function, qualifier string) *bawn.Error {
 	return bawn.Errorf(bawn.CodeNotFound, "control", "the function %q has no version or alias %q", f.Name, qualifier).
 		WithFix("it has the aliases %s, and versions up to %d", strings.Join(slices.Sorted(maps.Keys(f.Aliases)), ", "), f.Latest)
+}
+
+// Diff is what one version changes against another.
+type Diff struct {
+	Function string   `json:"function"`
+	Old      int      `json:"old"`
+	New      int      `json:"new"`
+	Changes  []Change `json:"changes" nullable:"false"`
+}
+
+// Diff says what the version or alias new changes against old; "" is what is
+// live.
+func (c *Control) Diff(ctx context.Context, p bawn.Principal, name, old, new string) (Diff, error) {
+	_, a, err := c.Function(ctx, p, bawn.Ref{Tenant: p.Tenant, Function: name, Qualifier: old})
+	if err != nil {
+		return Diff{}, err
+	}
+	_, b, err := c.Function(ctx, p, bawn.Ref{Tenant: p.Tenant, Function: name, Qualifier: new})
+	if err != nil {
+		return Diff{}, err
+	}
+	return Diff{name, a.Number, b.Number, diff(&a, &b)}, nil
 }
 
 // Versions lists the versions of a function, newest first.

@@ -26,6 +26,10 @@ type Config struct {
 	// Record keeps a refusal that asks no policy.
 	Record func(ctx context.Context, r bawn.Record) error
 
+	// Suspended reports whether nothing of a tenant may be called. It reads memory
+	// only. nil: no tenant is suspended.
+	Suspended func(tenant string) bool
+
 	Now func() time.Time // the clock; time.Now
 	// Runtimes hears how many live functions each runtime has, whenever one
 	// comes into use or goes out of it. The pool keeps warm sandboxes by it. It
@@ -52,6 +56,9 @@ type Gate struct {
 func Open(ctx context.Context, cfg Config) (*Gate, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Suspended == nil {
+		cfg.Suspended = func(string) bool { return false }
 	}
 	if cfg.Runtimes == nil {
 		cfg.Runtimes = func(map[bawn.Runtime]int) {}
@@ -84,8 +91,14 @@ func (g *Gate) Refusals() map[string]uint64 {
 	return m
 }
 
-// Resolve returns the version that ref means, or nil.
-func (g *Gate) Resolve(ref bawn.Ref) *bawn.Version { return g.index.resolve(ref) }
+// Resolve returns the version that ref means, or nil. What a suspended tenant
+// has is not there.
+func (g *Gate) Resolve(ref bawn.Ref) *bawn.Version {
+	if g.cfg.Suspended(ref.Tenant) {
+		return nil
+	}
+	return g.index.resolve(ref)
+}
 
 // MayReadLogs reports whether who makes the call may read the log of what it
 // runs. To call is not to read: a function that calls another never may.
@@ -180,7 +193,7 @@ func (g *Gate) checkSize(_ context.Context, c *bawn.Call, _ *Admission) error {
 // checkResolve finds the version. For a call by name that finds none it says
 // nothing yet: who has no credential learns nothing about names.
 func (g *Gate) checkResolve(_ context.Context, c *bawn.Call, a *Admission) error {
-	a.Version = g.index.resolve(c.Target)
+	a.Version = g.Resolve(c.Target)
 	if c.Route == nil {
 		return nil
 	}

@@ -87,7 +87,7 @@ func (p *Pool) start(f *fleet) (*instance, error) {
 		b, err = f.shelf.start(ctx)
 		if errors.Is(err, errFull) {
 			// Idle instances stand aside for a call.
-			if old := p.oldest(1); len(old) > 0 {
+			if old := p.oldest(1, ""); len(old) > 0 {
 				old[0].kill()
 				select {
 				case <-old[0].box.gone:

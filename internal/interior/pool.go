@@ -37,6 +37,11 @@ type Config struct {
 	// Errors hears of what went wrong and has no caller to tell.
 	Errors *slog.Logger
 
+	// Quota returns what the instances of a tenant may take together, and whether
+	// any may run. It is asked at each start, and reads memory only. nil: all may,
+	// without a bound of their own.
+	Quota func(tenant string) (bawn.Quota, bool)
+
 	Warm         int           // warm sandboxes for each runtime that has functions: 4; negative: none
 	MaxSandboxes int           // of every kind: 1024
 	QueueLength  int           // calls of one function that may wait: 256
@@ -71,6 +76,7 @@ type Pool struct {
 	refillKick  chan struct{}
 	sweepKick   chan struct{}
 	compiling   chan struct{} // holds one for each compilation
+	tenants     tenants
 
 	count counters
 }
@@ -124,8 +130,12 @@ func NewPool(cfg Config) *Pool {
 	if cfg.Record == nil {
 		cfg.Record = func(context.Context, bawn.Record) error { return nil }
 	}
+	if cfg.Quota == nil {
+		cfg.Quota = func(string) (bawn.Quota, bool) { return bawn.Quota{}, true }
+	}
 	p := &Pool{
 		cfg:        cfg,
+		tenants:    tenants{use: make(map[string]*tenantUse)},
 		shelves:    make(map[bawn.Runtime]*shelf),
 		functions:  make(map[functionKey]*function),
 		refillKick: make(chan struct{}, 1),

@@ -1160,3 +1160,100 @@ func TestCloseBusy(t *testing.T) {
 		}
 	})
 }
+
+// The instances of a tenant take no more than its quota together, whatever each
+// function may have; another function's idle instance makes room, and a call that
+// waits gets its turn.
+func TestTenantQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+			time.Sleep(100 * time.Millisecond)
+			return fakeAnswer{body: "1"}
+		}}
+		quota := bawn.Quota{Instances: 2}
+		p, _ := newPool(t, d, func(c *Config) {
+			c.Quota = func(string) (bawn.Quota, bool) { return quota, true }
+		})
+		of := func(name string) *bawn.Version { return version(func(v *bawn.Version) { v.Function = name }) }
+		most := func() int { n := p.Stats().Instances; return n["busy"] + n["idle"] + n["frozen"] + n["loading"] }
+		var wg sync.WaitGroup
+		for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+			wg.Go(func() { run(t, p, of(name), "{}") })
+		}
+		time.Sleep(50 * time.Millisecond)
+		if n := most(); n != 2 {
+			t.Errorf("%d instances, want 2", n)
+		}
+		wg.Wait()
+		if n := most(); n > 2 {
+			t.Errorf("%d instances, want at most 2", n)
+		}
+		// By memory: not even one fits.
+		quota = bawn.Quota{Memory: 1}
+		if _, err := p.Run(context.Background(), of("z"), &bawn.Call{ID: "1", Event: []byte("{}")}); bawn.ErrorCode(err) != bawn.CodeThrottled || !strings.Contains(err.Error(), "quota") {
+			t.Errorf("beyond the quota: %v", err)
+		}
+		time.Sleep(10 * time.Minute) // all are destroyed
+		p.tenants.mu.Lock()
+		defer p.tenants.mu.Unlock()
+		for name, u := range p.tenants.use {
+			if u.instances != 0 || u.memory != 0 {
+				t.Errorf("%s still takes %+v", name, *u)
+			}
+		}
+	})
+}
+
+// Halt ends a tenant's instances, busy ones too, refuses what waits, and leaves
+// other tenants alone.
+func TestHalt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var halted atomic.Bool
+		d := &fakeDriver{handle: func(_ *fakeBox, event []byte) fakeAnswer {
+			time.Sleep(time.Second)
+			return fakeAnswer{body: string(event)}
+		}}
+		p, _ := newPool(t, d, func(c *Config) {
+			c.Quota = func(tenant string) (bawn.Quota, bool) { return bawn.Quota{}, tenant != "acme" || !halted.Load() }
+		})
+		of := func(tenant string) *bawn.Version {
+			return version(func(v *bawn.Version) { v.Tenant, v.Perimeter.Interior.Concurrency = tenant, 1 })
+		}
+		ended := make(chan error, 2)
+		for range 2 { // one is busy, one waits
+			go func() {
+				r, err := p.Run(context.Background(), of("acme"), &bawn.Call{ID: bawn.NewID(), Event: []byte("{}")})
+				if err == nil && r.FunctionError == "" {
+					err = errors.New("it answered")
+				} else {
+					err = nil
+				}
+				ended <- err
+			}()
+		}
+		other := make(chan string, 1)
+		go func() { other <- string(run(t, p, of("main"), `"fine"`).Payload) }()
+		time.Sleep(500 * time.Millisecond)
+		began := time.Now()
+		halted.Store(true)
+		p.Halt("acme")
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("they went on for %v", took)
+		}
+		if _, err := p.Run(context.Background(), of("acme"), &bawn.Call{ID: "1", Event: []byte("{}")}); bawn.ErrorCode(err) != bawn.CodeUnavailable {
+			t.Errorf("a later call: %v", err)
+		}
+		if got := <-other; got != `"fine"` {
+			t.Errorf("another tenant's call: %s", got)
+		}
+		synctest.Wait()
+		if n := len(p.find(bawn.Ref{Tenant: "acme", Function: of("acme").Function})); n != 0 {
+			t.Errorf("%d instances are left", n)
+		}
+	})
+}

@@ -77,6 +77,9 @@ func (p *Pool) acquire(ctx context.Context, v *bawn.Version, c *bawn.Call) (*ins
 	if p.refusal != nil {
 		return nil, false, p.refusal
 	}
+	if p.halted(v.Tenant) {
+		return nil, false, errHalted
+	}
 	for {
 		in, cold, err := p.acquireOnce(ctx, v, c)
 		if err != nil || cold {
@@ -183,6 +186,10 @@ func (p *Pool) wait(ctx context.Context, v *bawn.Version, w *waiter) (grant, err
 // throttle counts and words a refusal.
 func (p *Pool) throttle(v *bawn.Version, why string) error {
 	p.count.throttled.Add(1)
+	if p.full(v.Tenant) {
+		return bawn.Errorf(bawn.CodeThrottled, "run", "the instances of the tenant take all of its quota: %s", why).
+			WithFix("try again, or have the operator raise the quota: bawn tenant quota")
+	}
 	return bawn.Errorf(bawn.CodeThrottled, "run", "all %d instances of %s are busy: %s", v.Perimeter.Interior.Concurrency, v.Function, why).
 		WithFix("try again, or raise interior.concurrency")
 }
@@ -271,6 +278,12 @@ func (fn *function) slot(f *fleet) (ok bool, evicted *instance) {
 		}
 		evicted.fleet.remove(evicted)
 	}
+	if !fn.pool.take(f) {
+		if evicted != nil {
+			evicted.destroy()
+		}
+		return false, nil
+	}
 	fn.slots++
 	return true, evicted
 }
@@ -292,6 +305,7 @@ func (f *fleet) launched(in *instance) {
 	f.began = time.Now() // a later one: close enough, and it only delays growth
 	if in == nil {
 		fn.slots--
+		fn.pool.give(f)
 		fn.next()
 		return
 	}
@@ -305,6 +319,11 @@ func (f *fleet) launched(in *instance) {
 func (p *Pool) launch(f *fleet) (*instance, error) {
 	in, err := p.start(f)
 	f.launched(in)
+	// Halt ends what it sees, and it may have looked just before.
+	if err == nil && p.halted(f.fn.key.tenant) {
+		in.retire()
+		return nil, errHalted
+	}
 	return in, err
 }
 
@@ -385,6 +404,7 @@ func (f *fleet) leave(in *instance) {
 	in.state = "ending"
 	f.busy--
 	f.fn.slots--
+	f.fn.pool.give(f)
 	f.fn.next()
 }
 
@@ -398,6 +418,7 @@ func (f *fleet) remove(in *instance) *instance {
 	delete(f.instances, in)
 	in.state = "ending"
 	f.fn.slots--
+	f.fn.pool.give(f)
 	return in
 }
 
@@ -632,7 +653,7 @@ func (p *Pool) sweepOnce(now time.Time) time.Duration {
 	}
 	if total+len(freeze) > 0 {
 		if low := p.cfg.MemoryLow(); low || int(p.live.Load()) >= p.cfg.MaxSandboxes*9/10 {
-			ending = append(ending, p.oldest((total+len(freeze)+3)/4)...)
+			ending = append(ending, p.oldest((total+len(freeze)+3)/4, "")...)
 			again = min(again, time.Second)
 		}
 		// Memory runs low without a call of ours, too.
@@ -665,15 +686,18 @@ func (p *Pool) forget(fn *function) {
 	}
 }
 
-// oldest takes out the n instances that have been idle longest, on the whole
-// node.
-func (p *Pool) oldest(n int) []*instance {
+// oldest takes out the n instances that have been idle longest, of the tenant
+// or, if that is "", on the whole node.
+func (p *Pool) oldest(n int, tenant string) []*instance {
 	type resting struct {
 		in    *instance
 		since time.Time
 	}
 	var idle []resting
 	for _, fn := range p.all() {
+		if tenant != "" && fn.key.tenant != tenant {
+			continue
+		}
 		fn.mu.Lock()
 		for _, f := range fn.fleets {
 			for _, in := range f.idle {

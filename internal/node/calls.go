@@ -86,7 +86,9 @@ func (n *Node) openCalls(s spine) {
 		Driver: c.driver, Definitions: c.runtimes,
 		// Upwards: an instance's code comes from the gate of packages, which
 		// verifies it at every start, and what a sandbox stopped becomes evidence.
-		Code: s.code, Record: n.record.Append, Log: s.logs.Write,
+		// So do the bounds of each tenant, from its quota.
+		Quota: n.tenants.Quota,
+		Code:  s.code, Record: n.record.Append, Log: s.logs.Write,
 		// Upwards: what a function asks for comes in again at the front door. No code
 		// of a function runs before the trigger is there.
 		Serve: func(w http.ResponseWriter, r *http.Request, next func(string) *bawn.Call) {
@@ -96,7 +98,8 @@ func (n *Node) openCalls(s spine) {
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
 		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Identity: n.who, Policy: s.rules,
-		Hops: n.secret.derive("hops"), Record: n.record.Append,
+		Suspended: n.tenants.Suspended,
+		Hops:      n.secret.derive("hops"), Record: n.record.Append,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,
@@ -220,6 +223,18 @@ func (n *Node) inspect(ctx context.Context, p bawn.Principal, v *bawn.Version) (
 		return nil, err
 	}
 	return n.calls.pool.Inspect(ctx, v, true)
+}
+
+// halt is a control.Config.Halt. Before calls can be served there is nothing to
+// end, and nothing begins after.
+func (n *Node) halt(tenant string) {
+	select {
+	case <-n.calls.up:
+		if n.calls.pool != nil {
+			n.calls.pool.Halt(tenant)
+		}
+	default:
+	}
 }
 
 // fourEyes says whether what widens a perimeter needs a second principal.

@@ -35,6 +35,7 @@ type Node struct {
 	secret  rootSecret
 	started time.Time
 	keys    *identity.Keys
+	tenants *control.Tenants
 	who     *identity.Authenticator
 	store   *store.Store
 	record  *evidence.Log
@@ -170,8 +171,15 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.keys, err = identity.OpenKeys(ctx, st); err != nil {
 		return nil, err
 	}
+	tenants, err := control.OpenTenants(ctx, st, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	n.tenants = tenants
 	if n.who, err = identity.Open(ctx, identity.Config{
-		Store: st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: secret.derive("signing keys"), Log: log,
+		// Upwards: nobody of a tenant that is suspended gets in.
+		Suspended: tenants.Suspended,
+		Store:     st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: secret.derive("signing keys"), Log: log,
 	}); err != nil {
 		return nil, err
 	}
@@ -191,7 +199,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	changes, err := control.Open(ctx, control.Config{
-		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Now: time.Now,
+		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Tenants: tenants, Now: time.Now,
+		// Upwards: what runs of a tenant ends when it is suspended.
+		Halt: n.halt,
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start, and what tests it has run as calls are.
 		Compile: n.compile, Test: n.test, Solo: cfg.Solo, Log: log,
