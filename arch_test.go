@@ -26,6 +26,7 @@ const rule = `
 .:
 client: .
 internal/manifest: .
+internal/backup: .
 internal/sandbox: .
 internal/store: .
 
@@ -48,12 +49,12 @@ internal/interior: . internal/sandbox
 internal/deploy: . internal/store
 
 internal/invoke: . internal/evidence internal/ingress internal/interior
-internal/control: . internal/deploy internal/evidence internal/identity internal/manifest internal/policy internal/store
+internal/control: . internal/backup internal/deploy internal/evidence internal/evidence/tlog internal/identity internal/manifest internal/policy internal/store
 
 internal/trigger: . internal/invoke
 internal/api: . internal/control internal/identity internal/invoke internal/manifest
 
-internal/node: . client internal/api internal/control internal/deploy internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
+internal/node: . client internal/api internal/backup internal/control internal/deploy internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
 
 internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node
 bawntest: . client internal/node
@@ -81,6 +82,7 @@ github.com/danielgtaylor/huma/: internal/api
 github.com/spf13/: internal/cli
 github.com/schollz/progressbar/: internal/cli
 golang.org/x/term: internal/cli
+filippo.io/age: internal/backup
 golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text

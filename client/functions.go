@@ -20,7 +20,8 @@ type Status struct {
 	Node    string    `json:"node,omitempty"`
 	Public  string    `json:"public,omitempty"`
 	Started time.Time `json:"started,omitzero"`
-	Solo    bool      `json:"solo,omitempty"` // one operator: a deploy that widens a perimeter counts as approved
+	Solo    bool      `json:"solo,omitempty"`    // one operator: a deploy that widens a perimeter counts as approved
+	Damaged int       `json:"damaged,omitempty"` // how much of the stored state is damaged, and refused
 }
 
 // Status asks how the node is. Without a good key it only hears whether the
@@ -271,6 +272,24 @@ type Runtime struct {
 type Doctor struct {
 	Capabilities []bawn.Capability `json:"capabilities"`
 	Runtimes     []Runtime         `json:"runtimes"`
+	State        StateCheck        `json:"state"`
+}
+
+// StateCheck is what a check of the node's stored state found.
+type StateCheck struct {
+	Tables int      `json:"tables"`
+	Rows   int      `json:"rows"`
+	Root   string   `json:"root"` // of the Merkle tree over all rows
+	Damage []Damage `json:"damage"`
+	Fix    string   `json:"fix,omitempty"` // the way out of damage
+}
+
+// Damage is something stored that is not as its signed manifest says.
+type Damage struct {
+	Table   string `json:"table"`
+	Key     string `json:"key,omitempty"` // empty if it concerns the table as a whole
+	Problem string `json:"problem"`
+	Refused bool   `json:"refused"` // if not, the node goes on with what it has in memory
 }
 
 // Doctor returns what the node's host can enforce, as measured at its start.

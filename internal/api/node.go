@@ -16,6 +16,7 @@ type Status struct {
 	Public  string    `json:"public,omitempty" doc:"where calls go"`
 	Started time.Time `json:"started,omitzero"`
 	Solo    bool      `json:"solo,omitempty" doc:"the node has one operator: a deploy that widens a perimeter counts as approved"`
+	Damaged int       `json:"damaged,omitempty" doc:"how much of the stored state is damaged; what it touches is refused, the rest goes on"`
 }
 
 type statusOutput struct{ Body Status }
@@ -39,6 +40,25 @@ type Runtime struct {
 type Doctor struct {
 	Capabilities []bawn.Capability `json:"capabilities" nullable:"false"`
 	Runtimes     []Runtime         `json:"runtimes" nullable:"false"`
+	State        StateCheck        `json:"state"`
+}
+
+// StateCheck is what a check of the stored state against its signed manifests
+// found.
+type StateCheck struct {
+	Tables int      `json:"tables"`
+	Rows   int      `json:"rows"`
+	Root   string   `json:"root" doc:"of the Merkle tree over name, revision and hash of every row; the audit log has it too"`
+	Damage []Damage `json:"damage" nullable:"false"`
+	Fix    string   `json:"fix,omitempty" doc:"the way out, if there is damage"`
+}
+
+// Damage is something stored that is not as its manifest says.
+type Damage struct {
+	Table   string `json:"table"`
+	Key     string `json:"key,omitempty" doc:"empty if it concerns the table as a whole"`
+	Problem string `json:"problem"`
+	Refused bool   `json:"refused" doc:"whether what it touches is refused; if not, the node goes on with what it had read before, until it is started again"`
 }
 
 type doctorOutput struct{ Body Doctor }
@@ -52,6 +72,7 @@ func (a *api) doctor(ctx context.Context, _ *none) (*doctorOutput, error) {
 		return nil, err
 	}
 	d.Capabilities, d.Runtimes = orEmpty(d.Capabilities), orEmpty(d.Runtimes)
+	d.State.Damage = orEmpty(d.State.Damage)
 	return &doctorOutput{d}, nil
 }
 

@@ -38,6 +38,7 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/events", "events", "Stream records of the evidence", a.events, lines[bawn.Record]),
 		on(a, http.MethodGet, "/v1/functions/{name}/perimeter", "perimeter", "Show a perimeter and what the kernel enforces of it", a.perimeter),
 		on(a, http.MethodGet, "/v1/functions/{name}/diff", "diff", "Say what one version changes against another", a.diff),
+		on(a, http.MethodPost, "/v1/backups", "createBackup", "Back the installation up: the answer is the archive, encrypted", a.createBackup, rawBytes("The archive: a tar file in an age file")),
 		on(a, http.MethodGet, "/v1/doctor", "doctor", "Show what the host can enforce and run", a.doctor),
 
 		on(a, http.MethodGet, "/v1/policies", "listPolicies", "List guardrails", a.listGuardrails),
@@ -162,6 +163,16 @@ func rawAnswer(mime string) func(*huma.Operation) {
 				"X-Bawn-Function-Error": {Schema: text, Description: "Unhandled if the function failed; of a streamed answer it is a trailer"},
 			},
 			Content: map[string]*huma.MediaType{mime: {Schema: &huma.Schema{}}},
+		}
+	}
+}
+
+// rawBytes describes an answer of bytes that the handler writes by itself.
+func rawBytes(what string) func(*huma.Operation) {
+	return func(op *huma.Operation) {
+		op.Responses["200"] = &huma.Response{
+			Description: what,
+			Content:     map[string]*huma.MediaType{"application/octet-stream": {Schema: &huma.Schema{Type: "string", Format: "binary"}}},
 		}
 	}
 }

@@ -79,6 +79,8 @@ func commands() []command {
 		{"policy", newPolicy},
 		{"key", newKey},
 		{"tenant", newTenant},
+		{"backup", newBackup},
+		{"state", newState},
 		{"version", newVersion},
 	}
 }

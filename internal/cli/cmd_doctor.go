@@ -11,7 +11,8 @@ func newDoctor(a *app) *cobra.Command {
 		Short:   "Show what the node's host can enforce, and how to get what is missing",
 		Long: `Shows each thing the host was found able to enforce, the control it carries, and
 how to get what is missing; and each runtime with the program it was found in.
-The exit code is 1 if something is missing without which no function runs.`,
+The stored state is compared with its signed manifests. The exit code is 1 if some of it
+is damaged, or if something is missing without which no function runs.`,
 		Example: `  bawn doctor
   bawn doctor -o json | jq '.capabilities[] | select(.ok | not)'`,
 		Args: cobra.NoArgs,
@@ -58,6 +59,27 @@ The exit code is 1 if something is missing without which no function runs.`,
 						a.printf("%s  %-11s %s\n", a.paint(33, "missing"), clean(string(r.Runtime)), clean(r.Missing))
 					}
 				}
+			}
+			if len(d.State.Damage) > 0 {
+				if a.format != "json" {
+					a.printf("\n")
+					for _, x := range d.State.Damage {
+						what := x.Table
+						if x.Key != "" {
+							what += " " + x.Key
+						}
+						note := ""
+						if !x.Refused {
+							note = "; it serves from memory until it is started again"
+						}
+						a.printf("%s  G3   stored state: %s: %s%s\n", a.paint(31, "DAMAGED"), clean(what), clean(x.Problem), note)
+					}
+					a.printf("              fix: %s\n", clean(d.State.Fix))
+				}
+				a.notef("\nPart of the stored state is damaged, and what it touches is refused.\n")
+				return &silentError{exitFailure}
+			} else if a.format != "json" {
+				a.printf("\n%s  %-11s %d rows in %d tables are as their signed manifests say\n", a.paint(32, "ok     "), "state", d.State.Rows, d.State.Tables)
 			}
 			if broken {
 				a.notef("\nThis host misses something without which no function runs.\n")

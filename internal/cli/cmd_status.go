@@ -47,6 +47,9 @@ func newStatus(a *app) *cobra.Command {
 					}
 				}
 			}
+			if s.Damaged > 0 {
+				a.notef("%d objects of the stored state are damaged, and what they touch is refused; `bawn doctor` lists them.\n", s.Damaged)
+			}
 			if !s.Ready {
 				return &silentError{exitUnavailable}
 			}

@@ -68,8 +68,11 @@ type Config struct {
 	// Solo says that there is one operator only: nobody could approve what they
 	// deploy, so it counts as approved, and is recorded so.
 	Solo bool
-	Now  func() time.Time // nil means time.Now
-	Log  *slog.Logger     // what an operator should see to; nil discards
+	// Archive is what backups are made of besides the tables. Without its Blobs
+	// there are no backups.
+	Archive Archive
+	Now     func() time.Time // nil means time.Now
+	Log     *slog.Logger     // what an operator should see to; nil discards
 }
 
 // Control makes changes, and reads what was changed. It is safe for concurrent
@@ -88,6 +91,8 @@ type Control struct {
 	// deploys could each find a route free, or a package go while a deploy
 	// takes it up. Each table's own compare-and-swap stays a second guard.
 	mu sync.Mutex
+	// backingUp keeps packages that are given up until a backup is written.
+	backingUp bool
 }
 
 // artifact is a package that a tenant has uploaded. Another tenant with the
@@ -256,6 +261,9 @@ func (c *Control) dropUnowned(ctx context.Context, digest string) error {
 	if c.trusted() != nil {
 		return nil // what is damaged may need it
 	}
+	if c.backingUp {
+		return nil // the next start drops it
+	}
 	suffix := "." + strings.TrimPrefix(digest, "sha256:")
 	for other := range c.artifacts.All("") {
 		if strings.HasSuffix(other, suffix) {
@@ -324,6 +332,15 @@ func (c *Control) onFunction(ctx context.Context, p bawn.Principal, action polic
 // concerns reports whether p has to do with the function.
 func concerns(p bawn.Principal, function string) bool {
 	return len(p.Functions) == 0 || slices.Contains(p.Functions, function)
+}
+
+// noFunction is the error for a function that was not found: one whose row is damaged
+// is not taken for one that never was.
+func (c *Control) noFunction(tenant, name string) error {
+	if _, _, _, err := c.functions.Find(functionKey(tenant, name)); err != nil {
+		return err
+	}
+	return notFound(name)
 }
 
 func notFound(name string) *bawn.Error {
@@ -397,7 +414,7 @@ func (c *Control) LogLines(ctx context.Context, p bawn.Principal, q evidence.Log
 		return err
 	}
 	if _, _, ok := c.functions.Get(functionKey(p.Tenant, q.Function)); !ok {
-		return notFound(q.Function)
+		return c.noFunction(p.Tenant, q.Function)
 	}
 	q.Tenant = p.Tenant
 	return c.cfg.Logs.Read(ctx, q, fn)

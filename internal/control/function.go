@@ -392,6 +392,10 @@ func (c *Control) checkRoutes(v *bawn.Version) error {
 	if len(v.Perimeter.Ingress.HTTP) == 0 {
 		return nil
 	}
+	// What is damaged may have the route.
+	if c.functions.LostUnder(v.Tenant+".") || c.versions.LostUnder(v.Tenant+".") {
+		return cmp.Or(c.functions.Trusted(), c.versions.Trusted())
+	}
 	claimed := map[string]*bawn.Route{}
 	for i, r := range v.Perimeter.Ingress.HTTP {
 		for _, m := range manifest.Overlapping(r.Method) {
@@ -429,7 +433,7 @@ func (c *Control) update(ctx context.Context, tenant, name string, fresh *bawn.F
 		f, rev, ok := c.functions.Get(key)
 		if !ok {
 			if fresh == nil {
-				return notFound(name)
+				return c.noFunction(tenant, name)
 			}
 			f = *fresh
 		}
@@ -487,7 +491,7 @@ func (c *Control) Function(ctx context.Context, p bawn.Principal, ref bawn.Ref) 
 	}
 	f, _, ok := c.functions.Get(functionKey(ref.Tenant, ref.Function))
 	if !ok {
-		return bawn.Function{}, bawn.Version{}, notFound(ref.Function)
+		return bawn.Function{}, bawn.Version{}, c.noFunction(ref.Tenant, ref.Function)
 	}
 	n, ok := f.Resolve(ref.Qualifier)
 	if !ok {
@@ -495,9 +499,18 @@ func (c *Control) Function(ctx context.Context, p bawn.Principal, ref bawn.Ref) 
 	}
 	v, _, ok := c.versions.Get(versionKey(ref.Tenant, ref.Function, n))
 	if !ok {
-		return bawn.Function{}, bawn.Version{}, noVersion(&f, ref.Qualifier)
+		return bawn.Function{}, bawn.Version{}, c.noSuchVersion(&f, n)
 	}
 	return f, v, nil
+}
+
+// noSuchVersion is the error for a version that was not found: one that is damaged is
+// not taken for one that never was.
+func (c *Control) noSuchVersion(f *bawn.Function, n int) error {
+	if _, _, _, err := c.versions.Find(versionKey(f.Tenant, f.Name, n)); err != nil {
+		return err
+	}
+	return noVersion(f, strconv.Itoa(n))
 }
 
 func noVersion(f *bawn.Function, qualifier string) *bawn.Error {
@@ -534,7 +547,7 @@ func (c *Control) Versions(ctx context.Context, p bawn.Principal, name string) (
 	}
 	f, _, ok := c.functions.Get(functionKey(p.Tenant, name))
 	if !ok {
-		return nil, notFound(name)
+		return nil, c.noFunction(p.Tenant, name)
 	}
 	var all []bawn.Version
 	for _, v := range c.versions.All(functionKey(p.Tenant, name) + ".") {
@@ -559,11 +572,11 @@ func (c *Control) SetAlias(ctx context.Context, p bawn.Principal, name, alias st
 	defer c.mu.Unlock()
 	f, _, ok := c.functions.Get(functionKey(p.Tenant, name))
 	if !ok {
-		return notFound(name)
+		return c.noFunction(p.Tenant, name)
 	}
 	v, _, ok := c.versions.Get(versionKey(p.Tenant, name, version))
 	if !ok || version > f.Latest {
-		return noVersion(&f, strconv.Itoa(version))
+		return c.noSuchVersion(&f, version)
 	}
 	if alias == bawn.LiveAlias {
 		if err := c.checkRoutes(&v); err != nil {
@@ -610,7 +623,7 @@ func (c *Control) Rollback(ctx context.Context, p bawn.Principal, name string, t
 	defer c.mu.Unlock()
 	f, _, ok := c.functions.Get(functionKey(p.Tenant, name))
 	if !ok {
-		return 0, 0, notFound(name)
+		return 0, 0, c.noFunction(p.Tenant, name)
 	}
 	from = f.Aliases[bawn.LiveAlias]
 	if to == 0 {
@@ -622,7 +635,7 @@ func (c *Control) Rollback(ctx context.Context, p bawn.Principal, name string, t
 	}
 	v, _, ok := c.versions.Get(versionKey(p.Tenant, name, to))
 	if !ok || to > f.Latest {
-		return 0, 0, noVersion(&f, strconv.Itoa(to))
+		return 0, 0, c.noSuchVersion(&f, to)
 	}
 	if to == from {
 		return from, to, nil
@@ -660,7 +673,7 @@ func (c *Control) Remove(ctx context.Context, p bawn.Principal, name string) err
 	key := functionKey(p.Tenant, name)
 	f, rev, ok := c.functions.Get(key)
 	if !ok {
-		return notFound(name)
+		return c.noFunction(p.Tenant, name)
 	}
 	what := bawn.Record{Function: name, Action: "remove", Detail: map[string]string{"versions": fmt.Sprint(f.Latest)}}
 	if live := c.liveOf(p.Tenant, name); live != nil {

@@ -3,6 +3,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type Config struct {
 type Gate struct {
 	cfg      Config
 	index    *index
+	damaged  damage
 	stop     func()
 	loops    pace
 	draining atomic.Bool
@@ -67,6 +69,7 @@ func Open(ctx context.Context, cfg Config) (*Gate, error) {
 		cfg.Removed = func(string, string) {}
 	}
 	g := &Gate{cfg: cfg, index: newIndex(cfg.Runtimes, cfg.Removed)}
+	g.damaged = findDamage(cfg.Functions, cfg.Versions)
 	g.stop = g.index.follow(cfg.Functions, cfg.Versions)
 	return g, ctx.Err()
 }
@@ -116,6 +119,9 @@ func (g *Gate) Match(method, rawPath string) (Match, error) {
 		return Match{}, err
 	}
 	m, ok := g.index.match(method, rawPath)
+	if err := g.damaged.route(m, ok); err != nil {
+		return Match{}, err
+	}
 	if !ok {
 		return Match{}, notFound()
 	}
@@ -198,7 +204,7 @@ func (g *Gate) checkResolve(_ context.Context, c *bawn.Call, a *Admission) error
 		return nil
 	}
 	if a.Version == nil {
-		return notFound()
+		return cmp.Or(g.lost(c.Target), notFound())
 	}
 	// The live version may have changed since the route was matched: what counts
 	// is what it says now.

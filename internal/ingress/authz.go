@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -30,6 +31,9 @@ func (g *Gate) checkKnown(ctx context.Context, c *bawn.Call, a *Admission) error
 		if _, err := g.authorize(ctx, c, c.Target, nil, nil); err != nil {
 			return err
 		}
+	}
+	if c.Principal.Tenant == c.Target.Tenant {
+		return cmp.Or(g.lost(c.Target), notFound())
 	}
 	return notFound()
 }

@@ -17,6 +17,7 @@ import (
 	"bawn.dev/bawn/internal/invoke"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/store"
 	"bawn.dev/bawn/internal/trigger"
 )
 
@@ -255,6 +256,15 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	doc := api.Doctor{Capabilities: append(append(n.calls.driver.Probe(), n.fourEyes(), n.privileges()), n.witnessed()...)}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
+	}
+	r, err := n.state.check(ctx)
+	if err != nil {
+		return api.Doctor{}, err
+	}
+	doc.State = api.StateCheck{Tables: r.Tables, Rows: r.Rows, Root: r.Root}
+	for _, d := range r.Damage {
+		doc.State.Damage = append(doc.State.Damage, api.Damage(d))
+		doc.State.Fix = store.RestoreFix
 	}
 	return doc, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -205,6 +206,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start, and what tests it has run as calls are.
 		Compile: n.compile, Test: n.test, Solo: cfg.Solo, Log: log,
+		Archive: control.Archive{Node: n.ca.id(), Version: cfg.Version, Key: secret.stateKey(), Blobs: blobs, File: func(name string) ([]byte, error) {
+			return os.ReadFile(filepath.Join(data, name))
+		}},
 	})
 	if err != nil {
 		return nil, err
@@ -360,6 +364,9 @@ func reachable(a net.Addr) string {
 
 func (n *Node) status() api.Status {
 	s := api.Status{Ready: n.isReady.Load(), Version: n.cfg.Version, Node: n.ca.id(), Public: "https://" + n.PublicAddr(), Started: n.started.UTC(), Solo: n.cfg.Solo}
+	if s.Ready {
+		s.Damaged = n.state.damage()
+	}
 	switch {
 	case n.stopping.Err() != nil:
 		s.Message = "it is stopping"

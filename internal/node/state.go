@@ -36,7 +36,20 @@ const (
 func openStore(ctx context.Context, data string, secret rootSecret, log *slog.Logger) (*store.Store, error) {
 	return store.Open(ctx, store.Config{
 		Dir: filepath.Join(data, "store"), State: filepath.Join(data, "state"),
-		Key: ed25519.NewKeyFromSeed(secret.derive("state manifest")), Log: log,
+		Key: secret.stateKey(), Log: log,
+	})
+}
+
+// stateKey signs the manifests of the tables, and backups.
+func (k rootSecret) stateKey() ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(k.derive("state manifest"))
+}
+
+// openEvidence opens the audit log of the data directory. before holds the records
+// of a Bawn that kept them in the store; nil means that there are none.
+func openEvidence(ctx context.Context, data string, ca *authority, secret rootSecret, before *store.Store, log *slog.Logger) (*evidence.Log, error) {
+	return evidence.Open(ctx, evidence.Config{
+		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + ca.id(), Key: secret.derive("audit log"), Before: before, Log: log,
 	})
 }
 

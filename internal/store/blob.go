@@ -169,6 +169,15 @@ func (b *Blobs) Has(ctx context.Context, digest string) (bool, error) {
 	return err == nil, err
 }
 
+// Size returns how many bytes the blob has. Its errors are those of [Blobs.Open].
+func (b *Blobs) Size(ctx context.Context, digest string) (int64, error) {
+	in, err := b.info(ctx, digest)
+	if err != nil {
+		return 0, err
+	}
+	return int64(in.Size), nil
+}
+
 // Open returns a reader of the blob, to be closed. It verifies the digest
 // while reading: only a reader that came to io.EOF has seen the true content.
 // CodeNotFound means that there is no such blob, CodeUnprocessable that it is

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"iter"
 	"maps"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"bawn.dev/bawn"
 )
@@ -72,4 +74,25 @@ func Import(ctx context.Context, s *Store, name string, rows iter.Seq2[string, j
 		}
 	}
 	return nil
+}
+
+// TableNames lists the tables that there are, by their streams and by their
+// manifests.
+func (s *Store) TableNames() ([]string, error) {
+	found := map[string]bool{}
+	for _, f := range []struct{ pattern, prefix, suffix string }{
+		{s.streamDir("KV_*"), "KV_", ""}, {filepath.Join(s.state, "*"+manifestSuffix), "", manifestSuffix},
+	} {
+		paths, err := filepath.Glob(f.pattern)
+		if err != nil {
+			return nil, s.fail(err, "store.tables")
+		}
+		for _, p := range paths {
+			name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(p), f.prefix), f.suffix)
+			if bawn.CheckName("table", name) == nil {
+				found[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
 }
