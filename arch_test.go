@@ -88,6 +88,11 @@ github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
 github.com/prometheus/: internal/node
+github.com/coreos/go-oidc/: internal/identity
+github.com/go-jose/: internal/identity
+github.com/spiffe/: internal/identity
+github.com/aws/aws-sdk-go-v2/: internal/identity
+golang.org/x/oauth2: client
 go.opentelemetry.io/: internal/node
 github.com/aws/aws-lambda-go/: examples/text
 `

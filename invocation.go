@@ -24,7 +24,8 @@ type Call struct {
 	At        time.Time // arrival
 	Client    string    // decoded client context JSON, may be empty
 
-	// What else says who calls. More than one credential is refused.
+	// What else says who calls. A certificate beside another credential must be good
+	// as well, and of the same tenant.
 	Certificates []*x509.Certificate // which the caller presented in the TLS handshake, its own first; not verified
 	Signed       *Signed             // the request as it came, if its Authorization header is an AWS signature
 

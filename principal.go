@@ -25,6 +25,8 @@ type Principal struct {
 	// Revision is of the settings of the issuer by which the principal was known:
 	// once they are others, it must be looked at anew. 0 where there is no issuer.
 	Revision uint64 `json:"-"`
+	// Issuer is the name of that issuer.
+	Issuer string `json:"-"`
 }
 
 // The kinds of principal.

@@ -33,8 +33,11 @@ const (
 type Client struct {
 	base *url.URL
 	pub  string
-	key  string
 	http *http.Client
+
+	// bearer returns the credential that a request carries; "" for none, since a
+	// certificate may be enough.
+	bearer func(context.Context) (string, error)
 }
 
 // New returns a client for the node that c names. It does not connect yet.
@@ -47,12 +50,18 @@ func New(c *Context) (*Client, error) {
 	if err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInvalid, "client", "the context has no usable certificate authority")
 	}
+	certs, err := c.certificates()
+	if err != nil {
+		return nil, err
+	}
+	key := c.Key
 	return &Client{
-		base: base, pub: strings.TrimSuffix(c.Public, "/"), key: c.Key,
+		base: base, pub: strings.TrimSuffix(c.Public, "/"),
+		bearer: func(context.Context) (string, error) { return key, nil },
 		http: &http.Client{
 			Transport: &http.Transport{
 				// No proxy: the key must reach the node and nobody on the way.
-				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool},
+				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: certs},
 				DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 				TLSHandshakeTimeout:    10 * time.Second,
 				IdleConnTimeout:        90 * time.Second,
@@ -72,7 +81,24 @@ func Open(path string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return New(c)
+	if path == "" {
+		if path, err = DefaultContextFile(); err != nil {
+			return nil, err
+		}
+	}
+	cl, err := New(c)
+	if err == nil && c.Login != nil {
+		cl.bearer = (&session{path: path, context: c}).token
+	}
+	return cl, err
+}
+
+// WithBearer returns a client that asks bearer for the credential of each
+// request: a token that is refreshed, for one. bearer is called by many at a time.
+func (c *Client) WithBearer(bearer func(context.Context) (string, error)) *Client {
+	other := *c
+	other.bearer = bearer
+	return &other
 }
 
 // URL returns the address of the node's control API.
@@ -115,7 +141,13 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		req.Header.Set("Content-Type", r.mime)
 		req.ContentLength = r.size
 	}
-	req.Header.Set("Authorization", "Bearer "+c.key)
+	bearer, err := c.bearer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
 	req.Header.Set("User-Agent", "bawn-client")
 	res, err := c.http.Do(req)
 	if err != nil {

@@ -27,7 +27,14 @@ type Context struct {
 	URL    string `json:"url"`              // of the admin listener: https://127.0.0.1:8444
 	Public string `json:"public,omitempty"` // of the public listener, to build the URLs of functions
 	CA     string `json:"ca"`               // PEM; the only authority the node's certificate may come from
-	Key    string `json:"key"`              // the bearer key
+	Key    string `json:"key,omitempty"`    // the bearer key
+
+	// Login is who somebody has logged in as; it goes before Key.
+	Login *Login `json:"login,omitempty"`
+	// Certificate and CertificateKey are the paths of PEM files: of a client
+	// certificate with what belongs to its chain, and of its key.
+	Certificate    string `json:"certificate,omitempty"`
+	CertificateKey string `json:"certificateKey,omitempty"`
 }
 
 // String returns the URL, never the key.
@@ -110,7 +117,7 @@ func parseContext(data []byte) (*Context, error) {
 			return nil, errors.New(`"public" must be an https URL`)
 		}
 	}
-	if c.Key == "" {
+	if c.Key == "" && c.Login == nil && c.Certificate == "" {
 		return nil, errors.New(`"key" is missing`)
 	}
 	for _, b := range []byte(c.Key) {

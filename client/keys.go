@@ -14,12 +14,16 @@ type NewKey struct {
 	Role      bawn.Role `json:"role"`
 	Functions []string  `json:"functions,omitempty"` // the only ones it has to do with; empty means all
 	TTL       string    `json:"ttl,omitempty"`       // such as "720h"; empty means that it does not expire
+	AWS       bool      `json:"aws,omitempty"`       // also return the secret to sign requests with
 }
 
 // CreatedKey is a new key with its secret, which is shown this once.
 type CreatedKey struct {
 	Key    bawn.Key `json:"key"`
 	Secret string   `json:"secret"`
+	// Signing is the AWS secret access key that belongs to the access key Key.ID,
+	// if NewKey.AWS was set.
+	Signing string `json:"signing,omitempty"`
 }
 
 // CreateKey makes a key.

@@ -3,7 +3,7 @@
 // answers and errors back; it decides nothing itself. routes.go lists every
 // route; docs/reference/openapi.json is generated from that list.
 //
-// Every route but GET /v1/status asks for a credential. The library that
+// Every route but GET /v1/status and GET /v1/login asks for a credential. The library that
 // serves and describes the routes is not seen outside this package.
 package api
 
@@ -189,7 +189,8 @@ func (a *api) identified(next http.Handler) http.Handler {
 }
 
 // authenticated finds out who asks. Nothing behind it, not even whether a
-// route exists, is told to a caller without a credential, except the status.
+// route exists, is told to a caller without a credential, except the status and
+// where to log in.
 func (a *api) authenticated(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		source, _, _ := net.SplitHostPort(r.RemoteAddr)
@@ -211,7 +212,7 @@ func (a *api) authenticated(next http.Handler) http.Handler {
 		default:
 			a.Refused(r.Context(), source, "no credential")
 			a.problem(r.Context(), bawn.Errorf(bawn.CodeUnauthenticated, "api", "this needs a credential").
-				WithFix("send a key as Authorization: Bearer KEY; `bawn key create` makes one")).write(w)
+				WithFix("send a key as Authorization: Bearer KEY; `bawn key create` makes one, `bawn login` another")).write(w)
 			return
 		}
 		ctx := context.WithValue(r.Context(), keyPrincipal, caller{p, source})
@@ -220,7 +221,7 @@ func (a *api) authenticated(next http.Handler) http.Handler {
 }
 
 // open reports whether strangers may ask for path.
-func open(path string) bool { return path == "/v1/status" }
+func open(path string) bool { return path == "/v1/status" || path == "/v1/login" }
 
 // credential returns what a request shows of who makes it.
 func credential(r *http.Request) (identity.Credential, error) {

@@ -108,6 +108,12 @@ func (r route) body() string {
 		return `{"version": 1}`
 	case "POST /v1/functions/{name}/rollback", "POST /v1/functions/{name}/invocations", "POST /v1/functions/{name}/tests":
 		return `{}`
+	case "POST /v1/issuers":
+		return `{"name": "corp", "kind": "oidc", "url": "https://login.example.org", "clientId": "bawn"}`
+	case "PUT /v1/issuers/{name}":
+		return `{"kind": "oidc", "url": "https://login.example.org", "clientId": "bawn"}`
+	case "POST /v1/revocations":
+		return `{"principal": "cert:spiffe://example.org/nobody"}`
 	case "POST /v1/keys":
 		return `{"name": "made", "role": "viewer"}`
 	case "POST /v1/tenants":
@@ -136,6 +142,12 @@ func TestAuthorisationMatrix(t *testing.T) {
 		if strings.HasPrefix(r.path, "/v1/tenants") {
 			return who == "operator"
 		}
+		if strings.HasPrefix(r.path, "/v1/issuers") || strings.HasPrefix(r.path, "/v1/revocations") {
+			return who == "admin"
+		}
+		if r.path == "/v1/whoami" {
+			return true
+		}
 		switch who {
 		case "admin", "operator":
 			return true
@@ -156,6 +168,14 @@ func TestAuthorisationMatrix(t *testing.T) {
 				known := who != "" && who != "wrong"
 				if res.StatusCode != 200 || !strings.Contains(body, `"ready":true`) || strings.Contains(body, "version") != known {
 					t.Errorf("%s: the status says %d %s", who, res.StatusCode, body)
+				}
+			}
+			continue
+		}
+		if r.path == "/v1/login" {
+			for who, key := range keys {
+				if res, body := call(t, n, key, r.method, r.path, ""); res.StatusCode != 200 || !strings.Contains(body, `"issuers":[]`) {
+					t.Errorf("%s: where to log in: %d %s", who, res.StatusCode, body)
 				}
 			}
 			continue

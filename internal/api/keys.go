@@ -26,13 +26,15 @@ type createKeyInput struct {
 		Role      bawn.Role `json:"role" minLength:"1" maxLength:"63" doc:"operator, admin, deployer, policy-admin, secret-admin, auditor, invoker, viewer, or a role that only callers and guardrails speak of"`
 		Functions []string  `json:"functions,omitempty" maxItems:"100" doc:"the only functions that it has to do with; empty means all"`
 		TTL       string    `json:"ttl,omitempty" maxLength:"32" doc:"how long it lives, such as 720h; empty means until it is revoked"`
+		AWS       bool      `json:"aws,omitempty" doc:"also answer with the secret to sign requests with, as AWS SDKs do"`
 	}
 }
 
 type createKeyOutput struct {
 	Body struct {
-		Key    bawn.Key `json:"key"`
-		Secret string   `json:"secret" doc:"the key itself; it is not kept and cannot be shown again"`
+		Key     bawn.Key `json:"key"`
+		Secret  string   `json:"secret" doc:"the key itself; it is not kept and cannot be shown again"`
+		Signing string   `json:"signing,omitempty" doc:"if aws was asked for: the secret to sign requests with, as the AWS secret access key that belongs to the key's id"`
 	}
 }
 
@@ -60,6 +62,9 @@ func (a *api) createKey(ctx context.Context, in *createKeyInput) (*createKeyOutp
 	secret, made, err := a.Control.CreateKey(ctx, principal(ctx), k)
 	out := &createKeyOutput{}
 	out.Body.Key, out.Body.Secret = made, secret
+	if err == nil && b.AWS {
+		out.Body.Signing = a.Identity.SigningSecret(made.ID)
+	}
 	return out, err
 }
 

@@ -64,6 +64,17 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/keys", "listKeys", "List keys, without their secrets", a.listKeys),
 		on(a, http.MethodPost, "/v1/keys", "createKey", "Create a key; the answer holds its secret, once", a.createKey, status(http.StatusCreated)),
 		on(a, http.MethodDelete, "/v1/keys/{id}", "revokeKey", "End a key at once", a.revokeKey, status(http.StatusNoContent)),
+
+		on(a, http.MethodGet, "/v1/login", "login", "Say where to log in", a.login, public),
+		on(a, http.MethodGet, "/v1/whoami", "whoami", "Say who the caller is known as", a.whoami),
+		on(a, http.MethodGet, "/v1/issuers", "listIssuers", "List who vouches for users and certificates", a.listIssuers),
+		on(a, http.MethodPost, "/v1/issuers", "createIssuer", "Let an issuer vouch for principals", a.createIssuer, status(http.StatusCreated)),
+		on(a, http.MethodGet, "/v1/issuers/{name}", "getIssuer", "Get an issuer's settings", a.getIssuer),
+		on(a, http.MethodPut, "/v1/issuers/{name}", "replaceIssuer", "Give an issuer other settings", a.replaceIssuer),
+		on(a, http.MethodDelete, "/v1/issuers/{name}", "removeIssuer", "Forget an issuer; whoever it vouches for is out at once", a.removeIssuer, status(http.StatusNoContent)),
+		on(a, http.MethodGet, "/v1/revocations", "listRevocations", "List what was revoked", a.listRevocations),
+		on(a, http.MethodPost, "/v1/revocations", "revoke", "End what was issued to somebody until now, at once", a.revoke),
+		on(a, http.MethodDelete, "/v1/revocations/{id}", "liftRevocation", "Take a revocation back", a.lift, status(http.StatusNoContent)),
 	}
 }
 
@@ -100,7 +111,7 @@ func on[I, O any](a *api, method, path, id, summary string, h func(context.Conte
 	}}
 }
 
-// public marks the one route that needs no key.
+// public marks a route that needs no credential; see open.
 func public(op *huma.Operation) { op.Security = []map[string][]string{} }
 
 // alsoAccepted describes the answer of a deploy that waits for approval.

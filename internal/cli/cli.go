@@ -81,6 +81,11 @@ func commands() []command {
 		{"tenant", newTenant},
 		{"backup", newBackup},
 		{"state", newState},
+		{"login", newLogin},
+		{"logout", newLogout},
+		{"whoami", newWhoami},
+		{"issuer", newIssuer},
+		{"revoke", newRevoke},
 		{"version", newVersion},
 	}
 }

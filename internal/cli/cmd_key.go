@@ -47,6 +47,7 @@ Nobody makes a key that may do more than they. With --function it has to do with
 functions only, whatever its role.`,
 		Example: `  bawn key create ci --role deployer --ttl 90d
   KEY=$(bawn key create partner --role invoker --function hello)
+  export $(bawn key create sdk --role invoker --aws)
   curl --cacert ca.pem -H "Authorization: Bearer $KEY" https://127.0.0.1:8443/hello`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -77,12 +78,17 @@ functions only, whatever its role.`,
 				return a.printJSON(made)
 			}
 			a.notef("key %s (%s, %s); keep it now, it is not shown again\n", clean(made.Key.ID), clean(made.Key.Name), clean(string(made.Key.Role)))
+			if k.AWS {
+				a.printf("AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\nAWS_REGION=us-east-1\n", clean(made.Key.ID), clean(made.Signing))
+				return nil
+			}
 			a.printf("%s\n", clean(made.Secret))
 			return nil
 		}),
 	}
 	c.Flags().StringVar(&role, "role", string(bawn.RoleInvoker), "what it may be used for: "+rolesText())
 	c.Flags().StringSliceVar(&k.Functions, "function", nil, "a function that it has to do with, and no other (more than once; default all)")
+	c.Flags().BoolVar(&k.AWS, "aws", false, "print the variables that AWS SDKs sign requests by, instead of the key")
 	c.Flags().StringVar(&ttl, "ttl", "", "how long it lives: 12h, 90d (default: until it is revoked)")
 	c.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(strings.Split(rolesText(), ", "), cobra.ShellCompDirectiveNoFileComp))
 	c.RegisterFlagCompletionFunc("function", func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {

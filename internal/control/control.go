@@ -48,6 +48,7 @@ type Config struct {
 	Gate     *deploy.Gate
 	Policy   *policy.Engine
 	Keys     *identity.Keys
+	Identity *identity.Authenticator
 	Evidence *evidence.Log
 	Logs     *evidence.Logs
 	Tenants  *Tenants

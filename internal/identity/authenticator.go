@@ -2,10 +2,10 @@ package identity
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -29,15 +29,21 @@ type Config struct {
 	// Suspended reports whether nobody of the tenant gets in; nil: no tenant is. It
 	// reads memory only.
 	Suspended func(tenant string) bool
-	Now       func() time.Time // the clock; nil means time.Now
-	Log       *slog.Logger     // what an operator should see to; nil discards
+	// TrustDomain is the one that the node's functions have SPIFFE ids in: no
+	// certificate of an issuer may speak of it.
+	TrustDomain string
+	Now         func() time.Time // the clock; nil means time.Now
+	Log         *slog.Logger     // what an operator should see to; nil discards
 }
 
 // Authenticator says who a caller is: the one front of API keys, tokens and
 // certificates of configured issuers, and signed requests. It is safe for
 // concurrent use.
 type Authenticator struct {
-	cfg Config
+	cfg     Config
+	issuers *issuers
+	known   memory
+	replay  *replay
 }
 
 // Credential is what a caller shows of itself. The zero value is nobody's.
@@ -68,22 +74,59 @@ func Open(ctx context.Context, cfg Config) (*Authenticator, error) {
 	if cfg.Suspended == nil {
 		cfg.Suspended = func(string) bool { return false }
 	}
-	cfg.Dir = filepath.Clean(cfg.Dir)
-	return &Authenticator{cfg: cfg}, ctx.Err()
+	a := &Authenticator{cfg: cfg}
+	var err error
+	a.issuers, err = openIssuers(ctx, cfg.Store, cfg.Now, func(i *issuer) {
+		if i.Kind == bawn.IssuerOIDC {
+			i.keys = a.newKeySet(i)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.replay, err = openReplay(cfg.Dir, cfg.Now, func(err error) { cfg.Log.Error("the record of signed requests", "error", err) })
+	return a, err
 }
 
 // Close ends what Open began.
-func (a *Authenticator) Close() error { return nil }
+func (a *Authenticator) Close() error { return a.replay.close() }
+
+// Keys returns the API keys.
+func (a *Authenticator) Keys() *Keys { return a.cfg.Keys }
 
 // Authenticate returns who shows c. It reads memory only, but for a token whose
 // issuer's keys have to be fetched and for a signed request, whose acceptance is
 // made durable first: such a request is accepted once, so it must be asked about
 // once. An unknown, malformed, expired or revoked credential gives an error of
-// CodeUnauthenticated; a [Credential.Empty] one too.
+// CodeUnauthenticated, and so does a [Credential.Empty] one. CodeUnavailable means
+// that it cannot be known now, and CodeThrottled that it may not be asked so often.
 func (a *Authenticator) Authenticate(ctx context.Context, c Credential) (bawn.Principal, error) {
-	p, err := a.authenticate(ctx, c)
-	if err == nil && a.cfg.Suspended(p.Tenant) {
-		return bawn.Principal{}, refused()
+	return a.authenticate(ctx, c, a.authenticateSigned)
+}
+
+func (a *Authenticator) authenticate(ctx context.Context, c Credential, signed func(context.Context, *bawn.Signed) (bawn.Principal, error)) (p bawn.Principal, err error) {
+	var holder bawn.Principal
+	if len(c.Certificates) > 0 {
+		if holder, err = a.authenticateCertificate(ctx, c.Certificates); err != nil {
+			return bawn.Principal{}, err
+		}
+	}
+	switch {
+	case c.Bearer != "" && c.Signed != nil:
+		err = refused()
+	case c.Signed != nil:
+		p, err = signed(ctx, c.Signed)
+	case c.Bearer != "":
+		p, err = a.authenticateBearer(ctx, c.Bearer)
+	case holder.Kind != "":
+		p = holder
+	default:
+		err = refused()
+	}
+	// A certificate beside another credential is of the same tenant, or one of
+	// them is not the caller's.
+	if err == nil && (holder.Kind != "" && holder.Tenant != p.Tenant || a.cfg.Suspended(p.Tenant)) {
+		err = refused()
 	}
 	if err != nil {
 		return bawn.Principal{}, err
@@ -91,18 +134,65 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Credential) (bawn.Pr
 	return p, nil
 }
 
-func (a *Authenticator) authenticate(_ context.Context, c Credential) (bawn.Principal, error) {
-	if strings.HasPrefix(c.Bearer, prefix) {
-		return a.cfg.Keys.Authenticate(c.Bearer)
+func (a *Authenticator) authenticateBearer(ctx context.Context, bearer string) (bawn.Principal, error) {
+	if strings.HasPrefix(bearer, prefix) {
+		return a.cfg.Keys.Authenticate(bearer)
+	}
+	if !looksLikeToken(bearer) {
+		return bawn.Principal{}, refused()
+	}
+	if k, ok := a.known.get(sha256.Sum256([]byte(bearer))); ok {
+		if p, ok := a.still(k); ok {
+			return p, nil
+		}
+	}
+	p, err := a.authenticateToken(ctx, bearer)
+	if err != nil {
+		return bawn.Principal{}, err
+	}
+	if p, ok := a.Current(p); ok {
+		return p, nil
 	}
 	return bawn.Principal{}, refused()
 }
+
+// still reports whether a credential that was found good is good now.
+func (a *Authenticator) still(k known) (bawn.Principal, bool) {
+	if k.key != nil && !k.issuer.keys.serves(k.key) {
+		return bawn.Principal{}, false
+	}
+	return a.Current(k.p)
+}
+
+// Ours reports whether a bearer is Bawn's to look at: an API key, or a token for
+// a configured issuer and audience, good or not. What else there is in an
+// Authorization header is for the function that is called.
+func (a *Authenticator) Ours(bearer string) bool {
+	if strings.HasPrefix(bearer, prefix) {
+		return true
+	}
+	if a.issuers.none() {
+		return false
+	}
+	issuer, audiences := peek(bearer)
+	return a.issuers.ofToken(issuer, audiences) != nil
+}
+
+// Authorities returns the roots of all issuers of client certificates, or nil if
+// there is none: then a listener need not ask for certificates.
+func (a *Authenticator) Authorities() *x509.CertPool { return a.issuers.allRoots() }
 
 // Plausible reports whether c could be good, so that it is worth reading the
 // request's body. Of a bearer and of certificates it says what Authenticate
 // does; a signed request is looked at without its body, and stays acceptable.
 func (a *Authenticator) Plausible(ctx context.Context, c Credential) bool {
-	_, err := a.Authenticate(ctx, c)
+	_, err := a.authenticate(ctx, c, func(_ context.Context, r *bawn.Signed) (bawn.Principal, error) {
+		_, _, key, err := a.readSigned(r)
+		if err != nil {
+			return bawn.Principal{}, err
+		}
+		return key.principal(), nil
+	})
 	return err == nil
 }
 
@@ -121,6 +211,12 @@ func (a *Authenticator) Current(p bawn.Principal) (bawn.Principal, bool) {
 	case bawn.PrincipalKey:
 		return a.cfg.Keys.current(p)
 	case bawn.PrincipalFunction, bawn.PrincipalNode, bawn.PrincipalAnonymous:
+		return p, true
+	case bawn.PrincipalUser, bawn.PrincipalCert:
+		i := a.issuers.named(p.Tenant, p.Issuer)
+		if i == nil || i.revision != p.Revision || !p.Expires.IsZero() && !a.cfg.Now().Before(p.Expires) || a.issuers.ended(&p, i.Name, i.ClockSkew) {
+			return bawn.Principal{}, false
+		}
 		return p, true
 	}
 	return bawn.Principal{}, false

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"strings"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/identity"
@@ -47,6 +48,19 @@ func (g *Gate) Identify(ctx context.Context, c *bawn.Call) error {
 		c.Principal = p
 	}
 	return err
+}
+
+// Ours reads an Authorization header: the bearer in it, or that the request is
+// signed, if that is Bawn's to look at. Any other is for the function.
+func (g *Gate) Ours(authorization string) (bearer string, signed bool) {
+	const scheme = "Bearer "
+	if len(authorization) > len(scheme) && strings.EqualFold(authorization[:len(scheme)], scheme) {
+		if b := strings.TrimSpace(authorization[len(scheme):]); g.cfg.Identity.Ours(b) {
+			return b, false
+		}
+		return "", false
+	}
+	return "", identity.IsSigned(authorization)
 }
 
 // unauthenticated says why an anonymous caller is refused.

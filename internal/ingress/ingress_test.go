@@ -532,3 +532,22 @@ func TestHeldKeyLearnsNoNames(t *testing.T) {
 		a.Settle(bawn.Usage{})
 	}
 }
+
+// What is not for Bawn in an Authorization header is left to the function.
+func TestOurs(t *testing.T) {
+	w := newWorld(t)
+	for in, want := range map[string]string{
+		"Bearer bawn_a_b": "bawn_a_b", "bearer  bawn_a_b ": "bawn_a_b", "Basic bawn_a_b": "", "Bearer eyJ": "", "Bearer": "", "": "", "bawn_a_b": "",
+	} {
+		if got, signed := w.gate.Ours(in); got != want || signed {
+			t.Errorf("%q is the credential %q, %v, want %q", in, got, signed, want)
+		}
+	}
+	const sig = "AWS4-HMAC-SHA256 Credential=%s/20261121/us-east-1/lambda/aws4_request, SignedHeaders=host;x-amz-date, Signature=" +
+		"0000000000000000000000000000000000000000000000000000000000000000"
+	for id, want := range map[string]bool{"0123456789abcdef": true, "AKIDEXAMPLE": false} {
+		if _, signed := w.gate.Ours(fmt.Sprintf(sig, id)); signed != want {
+			t.Errorf("a request signed by %s is ours: %v", id, signed)
+		}
+	}
+}

@@ -62,6 +62,11 @@ func (i *Invoker) Match(method, rawPath string) (Match, error) {
 	return i.cfg.Gate.Match(method, rawPath)
 }
 
+// Ours reads an Authorization header; see [ingress.Gate.Ours].
+func (i *Invoker) Ours(authorization string) (bearer string, signed bool) {
+	return i.cfg.Gate.Ours(authorization)
+}
+
 // Trace gives the call its trace before an event is made of it. header is what
 // the request has of X-Amzn-Trace-Id; see [ingress.Gate.Trace].
 func (i *Invoker) Trace(c *bawn.Call, header []string) error { return i.cfg.Gate.Trace(c, header) }

@@ -141,7 +141,7 @@ func readContext(f *contextFile, ca *authority, good func(key string) bool) (con
 		return contextMissing, nil
 	case err != nil || !ca.same(c.CA):
 		return contextForeign, c
-	case good(c.Key):
+	case good(c.Key), c.Key == "" && (c.Login != nil || c.Certificate != ""):
 		return contextOurs, c
 	}
 	return contextStale, c

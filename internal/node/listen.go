@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log"
 	"log/slog"
@@ -62,14 +63,34 @@ func bind(ctx context.Context, name, addr string) (net.Listener, error) {
 }
 
 // serve answers requests on ln until it is shut down.
-func serve(name string, ln net.Listener, cert *serverCert, h http.Handler, logger *slog.Logger) *listener {
-	return servePaced(name, ln, cert, h, defaultPace(), logger)
+// roots returns the authorities that client certificates may come from; while
+// there is none, nobody is asked for one.
+func serve(name string, ln net.Listener, cert *serverCert, roots func() *x509.CertPool, h http.Handler, logger *slog.Logger) *listener {
+	return servePaced(name, ln, cert, roots, h, defaultPace(), logger)
 }
 
 // servePaced cuts off who is slower than p.
-func servePaced(name string, ln net.Listener, cert *serverCert, h http.Handler, p pace, logger *slog.Logger) *listener {
+func servePaced(name string, ln net.Listener, cert *serverCert, roots func() *x509.CertPool, h http.Handler, p pace, logger *slog.Logger) *listener {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{name: name, tcp: ln, stop: stop, done: make(chan struct{})}
+	tlsConfig := &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: cert.get,
+		NextProtos:     []string{"h2", "http/1.1"},
+	}
+	// A certificate that is not good does not end the handshake: the answer says
+	// what is wrong with it. Who it is, is for package identity to say.
+	withCert := tlsConfig.Clone()
+	withCert.ClientAuth = tls.RequestClientCert
+	tlsConfig.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		pool := roots()
+		if pool == nil {
+			return nil, nil
+		}
+		c := withCert.Clone()
+		c.ClientCAs = pool
+		return c, nil
+	}
 	l.srv = &http.Server{
 		Handler:           p.keep(h),
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -82,11 +103,7 @@ func servePaced(name string, ln net.Listener, cert *serverCert, h http.Handler, 
 		},
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    log.New(&serverLog{logger, name}, "", 0),
-		TLSConfig: &tls.Config{
-			MinVersion:     tls.VersionTLS13,
-			GetCertificate: cert.get,
-			NextProtos:     []string{"h2", "http/1.1"},
-		},
+		TLSConfig:   tlsConfig,
 	}
 	go func() {
 		defer close(l.done)

@@ -180,7 +180,8 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.who, err = identity.Open(ctx, identity.Config{
 		// Upwards: nobody of a tenant that is suspended gets in.
 		Suspended: tenants.Suspended,
-		Store:     st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: secret.derive("signing keys"), Log: log,
+		Store:     st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: secret.derive("signing keys"),
+		Dial: dialIssuer, TrustDomain: n.ca.id(), Log: log,
 	}); err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	changes, err := control.Open(ctx, control.Config{
-		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Evidence: n.record, Logs: logs, Tenants: tenants, Now: time.Now,
+		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Identity: n.who, Evidence: n.record, Logs: logs, Tenants: tenants, Now: time.Now,
 		// Upwards: what runs of a tenant ends when it is suspended.
 		Halt: n.halt,
 		// Upwards: a deploy has the interior compile what should not be compiled
@@ -259,8 +260,8 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if _, err := cert.get(nil); err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInternal, "node.ca", "no certificate can be made")
 	}
-	n.public = serve("public", public, cert, traces.wrap(http.HandlerFunc(n.serveCall)), log)
-	n.admin = serve("admin", admin, cert, handler, log)
+	n.public = serve("public", public, cert, n.who.Authorities, traces.wrap(http.HandlerFunc(n.serveCall)), log)
+	n.admin = serve("admin", admin, cert, n.who.Authorities, handler, log)
 	n.onClose("drain", n.drain)
 
 	if err := n.writeContext(ctx); err != nil {
@@ -433,7 +434,8 @@ func (n *Node) writeContext(ctx context.Context) error {
 	name := "admin"
 	switch {
 	case state == contextOurs:
-		want.Key = have.Key
+		// What the owner put there stays.
+		want.Key, want.Login, want.Certificate, want.CertificateKey = have.Key, have.Login, have.Certificate, have.CertificateKey
 		if *have == *want {
 			return nil
 		}

@@ -5,6 +5,8 @@ package trigger
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -26,10 +28,6 @@ type HTTPConfig struct {
 	Account string       // shown to functions in events: 123456789012
 	Errors  *slog.Logger // hears of defects of Bawn's own
 }
-
-// Credentials of Bawn begin with this; other Authorization headers are the
-// function's business.
-const keyPrefix = "bawn_"
 
 const (
 	defaultAccount = "123456789012"
@@ -107,18 +105,17 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	if err != nil {
 		c.Source = r.RemoteAddr
 	}
-	if auth := r.Header["Authorization"]; len(auth) > 1 {
-		return bawn.Errorf(bawn.CodeInvalid, "http", "there is more than one Authorization header").WithFix("send one")
-	} else if len(auth) == 1 {
-		c.Bearer = bearer(auth[0])
+	if err := shows(t.cfg.Invoker, r, c, rawPath, query); err != nil {
+		return err
 	}
 	if err := t.cfg.Invoker.Trace(c, r.Header["X-Amzn-Trace-Id"]); err != nil {
 		return err
 	}
+	shown := c.Bearer != "" || c.Signed != nil || len(c.Certificates) > 0
 	// The body of who may not call is not worth reading. The gate decides; here it
 	// only gets the call without its event, and refuses that.
 	switch {
-	case c.Bearer != "":
+	case shown:
 		if !t.cfg.Invoker.Known(r.Context(), c) {
 			return nil
 		}
@@ -130,11 +127,12 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	if err != nil {
 		return err
 	}
+	signedBody(c, body)
 	q := request{
 		http: r, id: c.ID, trace: c.TraceID, source: c.Source,
 		rawPath: rawPath, query: query, route: m.Route, params: m.Params,
 		account: t.cfg.Account, api: m.Version.Function, at: c.At,
-		hideKey: c.Bearer != "", body: body,
+		hideKey: c.Bearer != "" || c.Signed != nil, body: body,
 	}
 	grown := len(body) * 4 / 3
 	if grown > freeBytes {
@@ -154,15 +152,30 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	return nil
 }
 
-// bearer returns Bawn's credential in an Authorization header, or "".
-func bearer(auth string) string {
-	const scheme = "Bearer "
-	if len(auth) > len(scheme) && strings.EqualFold(auth[:len(scheme)], scheme) {
-		if key := strings.TrimSpace(auth[len(scheme):]); strings.HasPrefix(key, keyPrefix) {
-			return key
-		}
+// shows gives c what its caller shows of itself, as far as that is for Bawn.
+func shows(i *invoke.Invoker, r *http.Request, c *bawn.Call, rawPath, query string) error {
+	if r.TLS != nil {
+		c.Certificates = r.TLS.PeerCertificates
 	}
-	return ""
+	switch auth := r.Header["Authorization"]; len(auth) {
+	case 0:
+		return nil
+	case 1:
+		var signed bool
+		if c.Bearer, signed = i.Ours(auth[0]); signed {
+			c.Signed = &bawn.Signed{Method: r.Method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header}
+		}
+		return nil
+	}
+	return bawn.Errorf(bawn.CodeInvalid, "http", "there is more than one Authorization header").WithFix("send one")
+}
+
+// signedBody completes a signed request when its body has been read.
+func signedBody(c *bawn.Call, body []byte) {
+	if c.Signed != nil {
+		sum := sha256.Sum256(body)
+		c.Signed.Body, c.Signed.Length = hex.EncodeToString(sum[:]), int64(len(body))
+	}
 }
 
 // readBody reads the body within the bounds of an event. What a caller says of

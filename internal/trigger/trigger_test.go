@@ -305,16 +305,6 @@ func TestPrelude(t *testing.T) {
 	}
 }
 
-func TestBearer(t *testing.T) {
-	for in, want := range map[string]string{
-		"Bearer bawn_a_b": "bawn_a_b", "bearer  bawn_a_b ": "bawn_a_b", "Basic bawn_a_b": "", "Bearer eyJ": "", "Bearer": "", "": "", "bawn_a_b": "",
-	} {
-		if got := bearer(in); got != want {
-			t.Errorf("%q is the key %q, want %q", in, got, want)
-		}
-	}
-}
-
 func BenchmarkEvent(b *testing.B) {
 	r := httptest.NewRequest("GET", "/users/7?x=1", nil)
 	r.Header = http.Header{"User-Agent": {"bench/1.0"}, "Accept": {"*/*"}, "Accept-Encoding": {"gzip"}}
