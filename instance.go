@@ -8,7 +8,7 @@ type Instance struct {
 	Tenant   string    `json:"tenant"`
 	Function string    `json:"function"`
 	Version  int       `json:"version"`
-	State    string    `json:"state" doc:"loading, idle, busy, frozen or ending"`
+	State    string    `json:"state" doc:"loading, idle, busy, freezing, frozen or ending"`
 	Started  time.Time `json:"started"`
 	Calls    int       `json:"calls"`
 	Memory   int64     `json:"memory" doc:"bytes now"`

@@ -17,8 +17,9 @@ import (
 // An instance is a sandbox that has become one version's own. It serves one
 // call at a time and is destroyed in the end, never returned to a shelf.
 //
-// Its states: loading (not yet in the fleet), idle, freezing, frozen, busy,
-// ending.
+// Its states: loading (not yet in the fleet), busy, idle, freezing (the kernel is
+// about to stop it; it counts as busy, so that no call is given it), frozen, and
+// ending (no longer in the fleet).
 type instance struct {
 	id      string
 	fleet   *fleet

@@ -89,7 +89,7 @@ type counters struct {
 // Stats is a snapshot of a pool, for metrics.
 type Stats struct {
 	Warm      map[bawn.Runtime]int // sandboxes that wait for code
-	Instances map[string]int       // by state: loading, idle, busy, frozen
+	Instances map[string]int       // by state: loading, idle, busy, freezing, frozen
 	Sandboxes int                  // of every kind, ending ones included
 	Waiting   int                  // calls in queues
 
@@ -417,7 +417,7 @@ func (p *Pool) Close() {
 		fn.mu.Unlock()
 		for _, in := range ending {
 			in.kill()
-			if in.leave("idle", "frozen") {
+			if in.withdraw("idle", "frozen") {
 				in.destroy()
 			}
 		}
@@ -649,7 +649,7 @@ func (p *Pool) watch(b *boxed) {
 	if in := b.owner.Load(); in != nil {
 		in.worker.close()
 		<-in.out.done
-		in.leave("idle", "frozen") // it may have died with nobody using it
+		in.withdraw("idle", "frozen") // it may have died with nobody using it
 	}
 	// Again for most; a parked one has no worker for its socket, and one that
 	// died without an owner nobody who reads its output.

@@ -198,20 +198,11 @@ func (w *apiWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Time
 		p := w.waiting
 		w.waiting = nil
 		if p == nil {
-			select {
-			case q := <-w.polls:
-				p = &q
-			case <-w.breach:
-				return nil, w.over()
-			case <-w.gone:
-				return nil, w.over()
-			case <-ctx.Done():
-				w.kill()
-				return nil, ctx.Err()
-			case <-timer.C:
-				w.kill()
-				return nil, context.DeadlineExceeded
+			q, err := await(ctx, w, w.polls, timer.C)
+			if err != nil {
+				return nil, err
 			}
+			p = &q
 		}
 		select {
 		case p.give <- inv:
@@ -223,24 +214,30 @@ func (w *apiWorker) invoke(ctx context.Context, c *bawn.Call, deadline time.Time
 			return nil, w.over()
 		}
 	}
+	return await(ctx, w, inv.result, timer.C)
+}
+
+// await returns what comes from c, or why nothing will: the worker has ended, or
+// it is ended here because ctx is over or late has come.
+func await[T any](ctx context.Context, w *apiWorker, c <-chan T, late <-chan time.Time) (v T, err error) {
 	select {
-	case r := <-inv.result:
-		return r, nil
+	case v = <-c:
+		return v, nil
 	case <-w.gone:
 		select {
-		case r := <-inv.result: // and exited at once
-			return r, nil
+		case v = <-c: // and ended at once
+			return v, nil
 		default:
-			return nil, w.over()
+			return v, w.over()
 		}
 	case <-w.breach:
-		return nil, w.over()
+		return v, w.over()
 	case <-ctx.Done():
 		w.kill()
-		return nil, ctx.Err()
-	case <-timer.C:
+		return v, ctx.Err()
+	case <-late:
 		w.kill()
-		return nil, context.DeadlineExceeded
+		return v, context.DeadlineExceeded
 	}
 }
 

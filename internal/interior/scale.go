@@ -120,7 +120,7 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 		f.watchQueue()
 	}
 	if start {
-		f.launch(now)
+		f.starts(now)
 	}
 	fn.mu.Unlock()
 	destroyAll(ended)
@@ -288,15 +288,15 @@ func (fn *function) slot(f *fleet) (ok bool, evicted *instance) {
 	return true, evicted
 }
 
-// launch notes the start of an instance. The slot is taken. Needs mu.
-func (f *fleet) launch(now time.Time) {
+// starts notes that the start of an instance begins. The slot is taken. Needs mu.
+func (f *fleet) starts(now time.Time) {
 	if f.starting == 0 {
 		f.began = now
 	}
 	f.starting++
 }
 
-// launched notes its end. in is nil if it failed; otherwise it is busy.
+// launched notes that it is over. in is nil if it failed; otherwise it is busy.
 func (f *fleet) launched(in *instance) {
 	fn := f.fn
 	fn.mu.Lock()
@@ -356,7 +356,7 @@ func (in *instance) rest(since time.Time) {
 	spent := in.spent(time.Now()) // looks at the sandbox: not under the lock
 	fn.mu.Lock()
 	if spent || f.retired {
-		f.leave(in)
+		f.drop(in)
 		fn.mu.Unlock()
 		in.destroy()
 		return
@@ -393,13 +393,13 @@ func (in *instance) rest(since time.Time) {
 func (in *instance) retire() {
 	fn := in.fleet.fn
 	fn.mu.Lock()
-	in.fleet.leave(in)
+	in.fleet.drop(in)
 	fn.mu.Unlock()
 	in.destroy()
 }
 
-// leave takes a busy instance out and gives its slot to the next. Needs mu.
-func (f *fleet) leave(in *instance) {
+// drop takes a busy instance out and gives its slot to the next. Needs mu.
+func (f *fleet) drop(in *instance) {
 	delete(f.instances, in)
 	in.state = "ending"
 	f.busy--
@@ -422,9 +422,9 @@ func (f *fleet) remove(in *instance) *instance {
 	return in
 }
 
-// leave takes the instance out if it is in one of the states, and reports
-// whether it was.
-func (in *instance) leave(states ...string) bool {
+// withdraw takes the instance out if it is in one of the states, and reports
+// whether it was; then the caller must destroy it.
+func (in *instance) withdraw(states ...string) bool {
 	fn := in.fleet.fn
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
@@ -456,7 +456,7 @@ func (fn *function) next() {
 		if evicted != nil {
 			go evicted.destroy()
 		}
-		f.launch(time.Now())
+		f.starts(time.Now())
 		fn.waiters = slices.Delete(fn.waiters, i, i+1)
 		w.grant <- grant{}
 	}
@@ -505,7 +505,7 @@ func (f *fleet) lookAtQueue() {
 		if evicted != nil {
 			go evicted.destroy()
 		}
-		f.launch(now)
+		f.starts(now)
 		go fn.pool.grow(f)
 	}
 	f.watchQueue()
@@ -709,7 +709,7 @@ func (p *Pool) oldest(n int, tenant string) []*instance {
 	slices.SortFunc(idle, func(a, b resting) int { return a.since.Compare(b.since) })
 	var list []*instance
 	for _, r := range idle[:min(n, len(idle))] {
-		if r.in.leave("idle", "frozen") {
+		if r.in.withdraw("idle", "frozen") {
 			list = append(list, r.in)
 		}
 	}

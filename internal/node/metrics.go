@@ -150,7 +150,7 @@ func (c *platformCollector) Collect(out chan<- prometheus.Metric) {
 	for _, r := range bawn.Runtimes() {
 		send(prometheus.GaugeValue, "bawn_warm_sandboxes", "Sandboxes that wait for code.", float64(s.Warm[r]), "runtime", string(r))
 	}
-	for _, state := range []string{"loading", "idle", "busy", "frozen"} {
+	for _, state := range []string{"loading", "idle", "busy", "freezing", "frozen"} {
 		send(prometheus.GaugeValue, "bawn_instances", "Instances that serve a function.", float64(s.Instances[state]), "state", state)
 	}
 	send(prometheus.GaugeValue, "bawn_sandboxes", "Sandboxes of every kind.", float64(s.Sandboxes), "", "")
