@@ -319,9 +319,10 @@ func (in *instance) finish(c *bawn.Call, res *bawn.Result, began time.Time) {
 	res.Usage.Duration = now.Sub(began)
 	res.Usage.MaxMemory = in.sample(now)
 	res.Log = in.out.end(c.ID, &res.Usage, in.fleet.version.Perimeter.Interior.Memory)
+	saturated := in.fleet.fn.pool.cfg.Saturated()
 	in.fleet.fn.mu.Lock()
 	in.memory = res.Usage.MaxMemory
-	in.fleet.served(res.Usage.Duration)
+	in.fleet.served(res.Usage.Duration, saturated)
 	in.fleet.fn.mu.Unlock()
 	in.put()
 }

@@ -49,6 +49,11 @@ type Config struct {
 	FreezeAfter  time.Duration // idle time until an instance is frozen: 100 ms; negative: never
 	IdleAfter    time.Duration // idle time until it is destroyed: 5 min
 	MemoryLow    func() bool   // whether idle instances should go early: less than a tenth of the host's memory left
+	// Saturated says whether the processors have nothing left to give, so that
+	// more instances of a quick function would only make it slower: they were busy
+	// for more than nine tenths of the last 100 ms or so. It is asked at each call
+	// and must be quick.
+	Saturated func() bool
 }
 
 // Pool runs calls in sandboxes. It keeps warm sandboxes without user code for
@@ -120,6 +125,9 @@ func NewPool(cfg Config) *Pool {
 	cfg.IdleAfter = cmp.Or(cfg.IdleAfter, defaultIdleAfter)
 	if cfg.MemoryLow == nil {
 		cfg.MemoryLow = memoryLow
+	}
+	if cfg.Saturated == nil {
+		cfg.Saturated = new(processors).saturated
 	}
 	if cfg.Errors == nil {
 		cfg.Errors = slog.New(slog.DiscardHandler)

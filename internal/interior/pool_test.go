@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type fakeDriver struct {
 	output     func() (*os.File, *os.File)
 	missing    bool // the host lacks something
 	broken     atomic.Bool
+	freezeless atomic.Bool // Freeze fails
 
 	mu      sync.Mutex
 	boxes   []*fakeBox
@@ -247,6 +249,9 @@ func (b *fakeBox) Listen(context.Context, int) (net.Listener, error) {
 func (b *fakeBox) Freeze(context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.d.freezeless.Load() {
+		return context.DeadlineExceeded // the kernel has been asked, and may still do it
+	}
 	b.is.frozen = true
 	b.is.freezes++
 	return nil
@@ -314,6 +319,7 @@ func newPool(t testing.TB, d *fakeDriver, change func(*Config)) (*Pool, *kept) {
 		Record:    k.record,
 		Log:       k.log,
 		MemoryLow: func() bool { return false },
+		Saturated: func() bool { return false },
 	}
 	if change != nil {
 		change(&cfg)
@@ -717,6 +723,272 @@ func TestGrowthLate(t *testing.T) {
 		wg.Wait()
 		if took := time.Since(began); took > 2*time.Second { // of the bubble's clock
 			t.Errorf("16 calls of a second took %v", took)
+		}
+	})
+}
+
+// While the processors are saturated a quick function gets no more instances
+// than can run; who waits for something else, or for long, gets them all the same.
+func TestGrowthSaturated(t *testing.T) {
+	before := runtime.GOMAXPROCS(2)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+	for _, test := range []struct {
+		name            string
+		each            time.Duration
+		callers, rounds int
+		least, atMost   int
+	}{
+		{"hello world", 100 * time.Microsecond, 32, 200, 1, 2},
+		{"a millisecond", time.Millisecond, 32, 200, 2, 2},
+		{"ten milliseconds", 10 * time.Millisecond, 64, 100, 2, 2},
+		{"a wait", 200 * time.Millisecond, 32, 3, 32, 32},
+		{"a wait of which nothing is known", 20 * time.Second, 32, 1, 32, 32},
+		{"short waits of many", 19 * time.Millisecond, 200, 5, 3, 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &fakeDriver{boot: 20 * time.Millisecond, handle: func(*fakeBox, []byte) fakeAnswer {
+					time.Sleep(test.each)
+					return fakeAnswer{body: "1"}
+				}}
+				p, _ := newPool(t, d, func(c *Config) { c.Saturated = func() bool { return true } })
+				p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+				time.Sleep(time.Second)
+				v := version(func(v *bawn.Version) { v.Perimeter.Interior.Timeout = time.Minute })
+				var wg sync.WaitGroup
+				for range test.callers {
+					wg.Go(func() {
+						for range test.rounds {
+							run(t, p, v, "{}")
+						}
+					})
+				}
+				wg.Wait()
+				served := 0
+				for _, b := range d.all() {
+					if b.state().served > 0 {
+						served++
+					}
+				}
+				if served < test.least || served > test.atMost {
+					t.Errorf("%d instances for %d callers, want %d to %d", served, test.callers, test.least, test.atMost)
+				}
+			})
+		})
+	}
+}
+
+// What saturated processors do to a call says nothing of the function.
+func TestEstimateSaturated(t *testing.T) {
+	f := &fleet{}
+	for range 2 {
+		f.served(time.Millisecond, false)
+	}
+	for range 1000 {
+		f.served(growSlow-1, true)
+	}
+	if f.quick != time.Millisecond {
+		t.Errorf("calls under saturation raise the estimate to %v", f.quick)
+	}
+	f.served(time.Microsecond, true)
+	if f.quick != time.Microsecond {
+		t.Errorf("a quicker call leaves the estimate at %v", f.quick)
+	}
+	for _, saturated := range []bool{false, true} {
+		was := f.quick
+		if f.served(growSlow, saturated); f.quick <= was {
+			t.Errorf("saturated %v: a call of %v does not raise the estimate", saturated, growSlow)
+		}
+	}
+}
+
+func TestProcessors(t *testing.T) {
+	var p processors
+	for i, test := range []struct {
+		stat string
+		full bool
+	}{
+		{"cpu  1000 0 500 9000 10 0 20 0 0 0\ncpu0 1000 0 500 9000 10 0 20 0 0 0\n", false}, // the first says nothing
+		{"cpu  1010 0 508 9001 11 0 20 0 0 0\ncpu0 ", true},                                 // 18 of 20
+		{"cpu  1020 0 515 9003 12 0 20 0 0 0\n", false},                                     // 17 of 20
+		{"cpu  1020 0 515 9003 12 0 20 20 0 0\n", true},                                     // kept by the hypervisor
+		{"cpu  1020 0 515 9003 12 0 20 20 0 0\n", false},                                    // no time has passed
+		{"cpu  1040 0 515 9003 11 0 20 20 0 0\n", false},                                    // the kernel counts back
+		{"cpu  nonsense 0 0 0\n", false},
+		{"", false},
+		{"cpu  2000 0 515 9003 11 0 20 20 0 0\n", false}, // nothing to compare with
+		{"cpu  2100 0 515 9003 11\n", true},              // an old kernel
+	} {
+		if full := p.look([]byte(test.stat)); full != test.full {
+			t.Errorf("%d: %q: saturated %v", i, test.stat, full)
+		}
+	}
+	new(processors).saturated() // whatever it says of this host
+}
+
+func FuzzProcessorTimes(f *testing.F) {
+	f.Add([]byte("cpu  1366813 0 323832 1530871 9409 0 12139 45869 0 0\ncpu0 1"))
+	f.Add([]byte("cpu  18446744073709551615 1 2 3"))
+	f.Fuzz(func(t *testing.T, stat []byte) {
+		busy, idle, ok := processorTimes(stat)
+		if !ok && (busy > 0 || idle > 0) || busy > 1<<52 || idle > 1<<52 {
+			t.Errorf("busy %d, idle %d, %v", busy, idle, ok)
+		}
+	})
+}
+
+// A version whose calls never run out leaves a slot to another whose calls have
+// waited, and no more often than the starts are worth.
+func TestSlotTurn(t *testing.T) {
+	reuse, never := bawn.Reuse{MaxAge: time.Hour}, bawn.Reuse{}
+	for _, test := range []struct {
+		name      string
+		one, two  bawn.Reuse
+		limit     int // of the second version; the first has 2
+		bothEager bool
+	}{
+		{"reuse", reuse, reuse, 2, false},
+		{"never", reuse, never, 2, false},
+		{"a lower limit", reuse, reuse, 1, false},
+		{"after never", never, reuse, 2, false},
+		{"both eager", reuse, reuse, 2, true},
+		{"both eager, one slot", reuse, reuse, 1, true},
+		{"both eager, never", reuse, never, 2, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+					time.Sleep(50 * time.Millisecond)
+					return fakeAnswer{body: "1"}
+				}}
+				p, _ := newPool(t, d, nil)
+				v := func(number, limit int, r bawn.Reuse) *bawn.Version {
+					return version(func(v *bawn.Version) {
+						v.Number, v.Perimeter.Interior.Concurrency, v.Perimeter.Interior.Reuse = number, limit, r
+					})
+				}
+				first := 2
+				if test.bothEager {
+					first = test.limit
+				}
+				one, two := v(1, first, test.one), v(2, test.limit, test.two)
+				var stop atomic.Bool
+				var served [3]atomic.Int64
+				var wg sync.WaitGroup
+				eager := func(v *bawn.Version) {
+					for range 10 {
+						wg.Go(func() {
+							for !stop.Load() {
+								run(t, p, v, "{}") // fails if throttled
+								served[v.Number].Add(1)
+							}
+						})
+					}
+				}
+				eager(one)
+				time.Sleep(time.Second)
+				was := served[1].Load()
+				made := len(d.all())
+				const rest = 20 // seconds
+				if test.bothEager {
+					eager(two)
+					time.Sleep(rest * time.Second)
+					if served[2].Load() < rest || served[1].Load()-was < rest {
+						t.Errorf("of the first version %d calls were served, of the second %d", served[1].Load()-was, served[2].Load())
+					}
+					most := int(rest * time.Second / slotTurn)
+					if n := len(d.all()) - made; test.two == reuse && n > most+2 {
+						t.Errorf("%d instances were made in %d s, want %d at most", n, rest, most)
+					}
+				} else {
+					for range 5 {
+						run(t, p, two, "{}")
+						time.Sleep(time.Second)
+					}
+					if served[1].Load()-was < 10 {
+						t.Errorf("of the first version %d calls were served", served[1].Load()-was)
+					}
+				}
+				stop.Store(true)
+				wg.Wait()
+				if s := p.Stats(); s.Throttled != 0 || s.Waiting != 0 {
+					t.Errorf("stats %+v", s)
+				}
+			})
+		})
+	}
+}
+
+// A version that is never reused does not queue behind the calls of another
+// while slots are free.
+func TestNoQueueBehindAnotherVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(_ *fakeBox, e []byte) fakeAnswer {
+			if string(e) == "slow" {
+				time.Sleep(2 * time.Second)
+			}
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, nil)
+		one := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 1 })
+		two := version(func(v *bawn.Version) { v.Number, v.Perimeter.Interior.Reuse = 2, bawn.Reuse{} })
+		var done atomic.Int64
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { run(t, p, one, "slow"); done.Add(1) })
+		}
+		synctest.Wait()
+		if n := p.Stats().Waiting; n != 1 {
+			t.Fatalf("%d calls wait, want 1", n)
+		}
+		run(t, p, two, "{}")
+		if done.Load() > 0 {
+			t.Error("it waited for the other version's call")
+		}
+		wg.Wait()
+	})
+}
+
+// An instance whose freezing failed may be frozen under its next call, so it has
+// none.
+func TestFreezeFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{}
+		d.freezeless.Store(true)
+		p, _ := newPool(t, d, nil)
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 1 })
+		run(t, p, v, "{}")
+		time.Sleep(2 * time.Second)
+		if n, s := d.alive(), p.Stats(); n != 0 || s.Instances["idle"]+s.Instances["freezing"]+s.Instances["frozen"]+s.Instances["busy"] != 0 {
+			t.Fatalf("%d alive, %+v", n, s)
+		}
+		d.freezeless.Store(false)
+		if r := run(t, p, v, "{}"); r.FunctionError != "" || !r.Usage.Cold { // the slot is free again
+			t.Errorf("got %+v", r)
+		}
+	})
+}
+
+// A caller that leaves during a cold start has no code run for it; the next
+// call has the instance.
+func TestCallerGoneColdStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{load: time.Second}
+		p, _ := newPool(t, d, nil)
+		v := version(func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 1 })
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { time.Sleep(100 * time.Millisecond); cancel() }()
+		_, err := p.Run(ctx, v, newCall("{}"))
+		wantCode(t, err, bawn.CodeUnavailable)
+		if n := d.all()[0].state().served; n != 0 {
+			t.Fatal("the function was run")
+		}
+		r := run(t, p, v, "{}")
+		if r.Usage.Cold || len(d.all()) != 1 || d.all()[0].state().served != 1 {
+			t.Errorf("%d instances; got %+v", len(d.all()), r)
+		}
+		if s := p.Stats(); s.Calls != 1 || s.Cold != 0 {
+			t.Errorf("stats %+v", s)
 		}
 	})
 }

@@ -148,6 +148,9 @@ def handler(event, context):
     if do == "exec":
         try: os.execv("/bin/sh", ["sh"])
         except OSError as e: return e.errno
+    if do == "who":
+        import grp, pwd
+        return [pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name, os.path.expanduser("~")]
     if do == "frame": os.write(3, b"x" * 100); time.sleep(1)
     return n
 `, func(v *bawn.Version) { v.Perimeter.Interior.Timeout = time.Second })
@@ -160,6 +163,7 @@ def handler(event, context):
 		{`{}`, `2`, "call 2", "", false},
 		{`{"do":"raise"}`, `"errorType": "ValueError"`, "ValueError", bawn.CodeFunctionError, false},
 		{`{}`, `4`, "", "", false},
+		{`{"do":"who"}`, `["function","function","/tmp"]`, "", "", false}, // the image knows its users
 		{`{"do":"exec"}`, ``, "", "", false},
 		{`{"do":"exit"}`, `exit status 3`, "status 3", bawn.CodeFunctionError, false},
 		{`{}`, `1`, "", "", true},

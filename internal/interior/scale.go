@@ -33,6 +33,7 @@ type function struct {
 	fleets  map[versionKey]*fleet
 	slots   int       // instances that exist or are being made, of all versions
 	waiters []*waiter // oldest first
+	turned  time.Time // when a slot last changed hands; see turn
 }
 
 // A fleet is the instances of one version.
@@ -352,11 +353,16 @@ func (in *instance) put() { in.rest(time.Now()) }
 
 // rest is put for an instance that has been idle since then.
 func (in *instance) rest(since time.Time) {
-	f, fn := in.fleet, in.fleet.fn
-	spent := in.spent(time.Now()) // looks at the sandbox: not under the lock
+	f, fn, now := in.fleet, in.fleet.fn, time.Now()
+	spent := in.spent(now) // looks at the sandbox: not under the lock
 	fn.mu.Lock()
 	if spent || f.retired {
 		f.drop(in)
+		fn.mu.Unlock()
+		in.destroy()
+		return
+	}
+	if fn.turn(in, now) {
 		fn.mu.Unlock()
 		in.destroy()
 		return
@@ -389,6 +395,39 @@ func (in *instance) rest(since time.Time) {
 	}
 }
 
+// turn takes a busy instance out if another version has waited long enough for
+// its slot, and gives that to the call which has waited longest: calls of one
+// version that never run out would keep every slot otherwise. A slot changes
+// hands once in slotTurn at most, for each time costs a cold start. The caller
+// must destroy the instance. Needs mu.
+func (fn *function) turn(in *instance, now time.Time) bool {
+	if now.Sub(fn.turned) < slotTurn {
+		return false
+	}
+	for i, w := range fn.waiters {
+		if now.Sub(w.since) < slotTurn {
+			return false // so have those behind it
+		}
+		g := w.fleet
+		if g == in.fleet || !g.never && g.busy+g.starting > 0 {
+			continue // an instance comes back
+		}
+		fn.turned = now
+		in.fleet.busy--
+		in.fleet.detach(in)
+		if !fn.pool.take(g) { // it needs more of the tenant's quota
+			fn.next()
+			return true
+		}
+		fn.slots++ // the same slot
+		g.starts(now)
+		fn.waiters = slices.Delete(fn.waiters, i, i+1)
+		w.grant <- grant{}
+		return true
+	}
+	return false
+}
+
 // retire takes a busy instance out and destroys it.
 func (in *instance) retire() {
 	fn := in.fleet.fn
@@ -400,12 +439,17 @@ func (in *instance) retire() {
 
 // drop takes a busy instance out and gives its slot to the next. Needs mu.
 func (f *fleet) drop(in *instance) {
+	f.busy--
+	f.detach(in)
+	f.fn.next()
+}
+
+// detach takes an instance out that is neither busy nor idle any more. Needs mu.
+func (f *fleet) detach(in *instance) {
 	delete(f.instances, in)
 	in.state = "ending"
-	f.busy--
 	f.fn.slots--
 	f.fn.pool.give(f)
-	f.fn.next()
 }
 
 // remove takes an idle instance out; the caller must destroy it. It does not
@@ -415,10 +459,7 @@ func (f *fleet) remove(in *instance) *instance {
 	if i := slices.Index(f.idle, in); i >= 0 {
 		f.idle = slices.Delete(f.idle, i, i+1)
 	}
-	delete(f.instances, in)
-	in.state = "ending"
-	f.fn.slots--
-	f.fn.pool.give(f)
+	f.detach(in)
 	return in
 }
 
@@ -478,6 +519,7 @@ func (f *fleet) watchQueue() {
 // lookAtQueue starts as many instances as the waiting calls are worth.
 func (f *fleet) lookAtQueue() {
 	fn := f.fn
+	saturated := fn.pool.cfg.Saturated() // reads a file: not under the lock
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
 	f.growSet = false
@@ -497,7 +539,7 @@ func (f *fleet) lookAtQueue() {
 	if waiting == 0 {
 		return
 	}
-	for range min(f.want(waiting, now, now.Sub(oldest)), waiting-f.starting) {
+	for range min(f.want(waiting, now, now.Sub(oldest), saturated), waiting-f.starting) {
 		ok, evicted := fn.slot(f)
 		if !ok {
 			break
@@ -514,17 +556,16 @@ func (f *fleet) lookAtQueue() {
 // want returns how many instances to add. Enough is when the calls present are
 // served within growDelay: for a handler of 0.1 ms one instance does for
 // fifty callers, for one of 100 ms each caller gets its own. Needs mu.
-func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
+func (f *fleet) want(waiting int, now time.Time, late time.Duration, saturated bool) int {
 	have := f.busy + f.starting
 	if have == 0 {
 		return 1
 	}
-	each := f.quick
-	if f.samples < 2 {
-		// Nothing is known, for an instance's first call is never typical. While
-		// the first start goes on, give it the time that a start takes; then let
-		// the age of the running call speak, once it is beyond what a quick
-		// handler takes on a busy host.
+	cores := runtime.GOMAXPROCS(0)
+	each, known := f.quick, f.samples >= 2
+	if !known { // for an instance's first call is never typical
+		// While the first start goes on, give it the time that a start takes; then
+		// let the age of the running call speak.
 		if f.busy == 0 {
 			if now.Sub(f.began) < f.shelf.patience() {
 				return 0
@@ -536,27 +577,43 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration) int {
 				each = max(each, now.Sub(in.since))
 			}
 		}
+	}
+	// Of a quick function one instance for each processor is all that can run,
+	// once nothing of the processors is left: more would only take turns. A call
+	// that others hold up all the same gets one instance more before it is
+	// throttled, for the processors may be somebody else's and the function one
+	// that only waits.
+	if saturated && have >= cores && each < growSlow && (each < growQuick || !known) {
+		if late >= growStuck*time.Duration(have/cores) && f.starting == 0 {
+			return 1
+		}
+		return 0
+	}
+	room := waiting
+	if saturated && each < growQuick {
+		room = cores - have
+	}
+	if !known {
+		// Once the running call is beyond what a quick handler takes on a busy host.
 		// Doubling stops at the first answer.
 		if each < growLate || late < growLate+2*growDelay*time.Duration(bits.Len(uint(have))-1) {
 			return 0
 		}
-		return have
+		return min(have, room)
 	}
 	add := int((time.Duration(waiting+f.busy)*each+growDelay-1)/growDelay) - have
-	if f.starting > 0 || late < growLate {
-		return max(add, 0)
+	if f.starting == 0 && late >= growLate {
+		// The estimate is wrong: calls have become slower, or the host is busy. More
+		// instances help against the one and make the other worse, so a function
+		// that was quick gets them one by one, and the more it has the later.
+		switch {
+		case each >= growDelay || have < 2*cores:
+			add = max(add, have)
+		case late >= growLate*time.Duration(have/cores):
+			add = max(add, 1)
+		}
 	}
-	// The estimate is wrong: calls have become slower, or the host is busy. More
-	// instances help against the one and make the other worse, so a function
-	// that was quick gets them one by one, and the more it has the later.
-	cores := runtime.GOMAXPROCS(0)
-	switch {
-	case each >= growDelay || have < 2*cores:
-		return max(add, have)
-	case late >= growLate*time.Duration(have/cores):
-		return max(add, 1)
-	}
-	return max(add, 0)
+	return min(max(add, 0), room)
 }
 
 // patience is how long a start may take before it counts as slow.
@@ -568,12 +625,14 @@ func (s *shelf) patience() time.Duration {
 
 // served notes how long a call took. What counts is what a call takes when
 // nothing holds it up: on a busy host every call is slow, and more instances
-// would make it busier. So the estimate falls at once and rises slowly. Needs mu.
-func (f *fleet) served(d time.Duration) {
+// would make it busier. So the estimate falls at once and rises slowly, and not
+// at all by a call that saturated processors may have held up. Needs mu.
+func (f *fleet) served(d time.Duration, saturated bool) {
 	switch {
 	case f.samples < 2 || d < f.quick:
 		f.quick = d
 		f.samples++
+	case saturated && d < growSlow:
 	default:
 		f.quick += (d - f.quick) / 32
 	}

@@ -126,7 +126,7 @@ func (p *Pool) Halt(tenant string) {
 		fn.mu.Unlock()
 		for _, in := range ending {
 			go in.kill()
-			if in.leave("idle", "frozen") {
+			if in.withdraw("idle", "frozen") {
 				in.destroy()
 			}
 		}
