@@ -51,6 +51,8 @@ func (p *Pool) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 		return nil, nil, p.refusal
 	case draining:
 		return nil, nil, errDraining
+	case p.halted(v.Tenant):
+		return nil, nil, errHalted
 	case s == nil:
 		return nil, nil, noRuntime(v)
 	}
@@ -58,6 +60,12 @@ func (p *Pool) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 	t := &trial{}
 	fn := &function{pool: p, key: functionKey{v.Tenant, v.Function}, fleets: make(map[versionKey]*fleet), slots: 1}
 	f := &fleet{fn: fn, version: v, shelf: s, never: true, trial: t, instances: make(map[*instance]struct{}), starting: 1}
+	if !p.take(f) {
+		p.reclaim(v.Tenant)
+		if !p.take(f) {
+			return nil, nil, p.throttle(v, "none is left to try the function")
+		}
+	}
 	in, err := p.launch(f)
 	var res *bawn.Result
 	var failed *loadError

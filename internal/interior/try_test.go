@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,6 +95,40 @@ func TestTryLimits(t *testing.T) {
 		}
 		if n := d.alive(); n > p.cfg.Warm {
 			t.Errorf("%d sandboxes are left", n)
+		}
+	})
+}
+
+// An instance that a function is tried in counts against its tenant's quota.
+func TestTryQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &fakeDriver{handle: func(_ *fakeBox, e []byte) fakeAnswer {
+			if string(e) == "slow" {
+				time.Sleep(time.Second)
+			}
+			return fakeAnswer{body: "1"}
+		}}
+		p, _ := newPool(t, d, func(c *Config) {
+			c.Quota = func(string) (bawn.Quota, bool) { return bawn.Quota{Instances: 1}, true }
+		})
+		run(t, p, version(nil), "{}") // what is idle makes room
+		other := version(func(v *bawn.Version) { v.Function = "other" })
+		if r, _, err := p.Try(t.Context(), other, newCall("{}")); err != nil || r.FunctionError != "" {
+			t.Fatalf("got %+v, %v", r, err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { run(t, p, version(nil), "slow") })
+		time.Sleep(time.Millisecond)
+		_, _, err := p.Try(t.Context(), other, newCall("{}"))
+		wantCode(t, err, bawn.CodeThrottled)
+		wg.Wait()
+		time.Sleep(2 * defaultIdleAfter)
+		p.tenants.mu.Lock()
+		defer p.tenants.mu.Unlock()
+		for name, u := range p.tenants.use {
+			if u.instances != 0 || u.memory != 0 {
+				t.Errorf("%s still takes %+v", name, *u)
+			}
 		}
 	})
 }
