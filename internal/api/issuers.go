@@ -18,8 +18,9 @@ type IssuerInput struct {
 	OwnerInput
 }
 
-// issuerSettings are what can be set of an issuer.
-type issuerSettings struct {
+// IssuerSettings are what can be set of an issuer. It is exported so that the
+// description of the API sees its fields where it is embedded.
+type IssuerSettings struct {
 	Kind       string                 `json:"kind" enum:"oidc,ca"`
 	URL        string                 `json:"url,omitempty" maxLength:"512" doc:"oidc: the issuer, as tokens name it in iss"`
 	Audience   string                 `json:"audience,omitempty" maxLength:"512" doc:"oidc: what tokens must name in aud; the client's id if there is none"`
@@ -35,7 +36,7 @@ type issuerSettings struct {
 	Roles      map[string][]bawn.Role `json:"roles,omitempty" doc:"by value of the role claim, or by pattern of a name in the certificate; * is everybody"`
 }
 
-func (s issuerSettings) issuer(tenant, name string) (bawn.Issuer, error) {
+func (s IssuerSettings) issuer(tenant, name string) (bawn.Issuer, error) {
 	i := bawn.Issuer{
 		Name: name, Tenant: tenant, Kind: s.Kind, URL: s.URL, Audience: s.Audience, ClientID: s.ClientID, Scopes: s.Scopes,
 		Algorithms: s.Algorithms, RoleClaim: s.RoleClaim, Require: s.Require, Private: s.Private, CA: s.CA, Roles: s.Roles,
@@ -79,7 +80,7 @@ type createIssuerInput struct {
 	OwnerInput
 	Body struct {
 		Name string `json:"name" minLength:"1" maxLength:"63"`
-		issuerSettings
+		IssuerSettings
 	}
 }
 
@@ -94,7 +95,7 @@ func (a *api) createIssuer(ctx context.Context, in *createIssuerInput) (*issuerO
 
 type replaceIssuerInput struct {
 	IssuerInput
-	Body issuerSettings
+	Body IssuerSettings
 }
 
 func (a *api) replaceIssuer(ctx context.Context, in *replaceIssuerInput) (*issuerOutput, error) {
