@@ -66,6 +66,20 @@ type Signed struct {
 	Length int64
 }
 
+// A SignatureFault is what is wrong with a signed request. An error of
+// CodeUnauthenticated wraps it where clients of AWS tell faults apart.
+type SignatureFault string
+
+// Faults of signatures.
+const (
+	SignatureMalformed SignatureFault = "malformed" // its parts cannot be read, or one is missing
+	SignatureUnknown   SignatureFault = "unknown"   // its key is not known here, or has ended
+	SignatureWrong     SignatureFault = "wrong"     // not made over this request, not now, or used already
+)
+
+// Error returns the fault's name.
+func (f SignatureFault) Error() string { return string(f) }
+
 // MaxHops is how many calls of functions by functions may follow from one call;
 // control H5. AWS Lambda stops such a chain at 16.
 const MaxHops = 16

@@ -171,6 +171,9 @@ func (a *Authenticator) Ours(bearer string) bool {
 	if strings.HasPrefix(bearer, prefix) {
 		return true
 	}
+	if a.issuers.lost != nil {
+		return looksLikeToken(bearer) // whose it is cannot be said
+	}
 	if a.issuers.none() {
 		return false
 	}
@@ -182,10 +185,11 @@ func (a *Authenticator) Ours(bearer string) bool {
 // there is none: then a listener need not ask for certificates.
 func (a *Authenticator) Authorities() *x509.CertPool { return a.issuers.allRoots() }
 
-// Plausible reports whether c could be good, so that it is worth reading the
-// request's body. Of a bearer and of certificates it says what Authenticate
-// does; a signed request is looked at without its body, and stays acceptable.
-func (a *Authenticator) Plausible(ctx context.Context, c Credential) bool {
+// Plausible returns nil if c could be good, so that it is worth reading the
+// request's body, and otherwise why it is not. Of a bearer and of certificates it
+// says what Authenticate does; a signed request is looked at without its body, and
+// stays acceptable.
+func (a *Authenticator) Plausible(ctx context.Context, c Credential) error {
 	_, err := a.authenticate(ctx, c, func(_ context.Context, r *bawn.Signed) (bawn.Principal, error) {
 		_, _, key, err := a.readSigned(r)
 		if err != nil {
@@ -193,7 +197,7 @@ func (a *Authenticator) Plausible(ctx context.Context, c Credential) bool {
 		}
 		return key.principal(), nil
 	})
-	return err == nil
+	return err
 }
 
 // Current looks at a principal again that was seen before: whether its credential
@@ -214,7 +218,7 @@ func (a *Authenticator) Current(p bawn.Principal) (bawn.Principal, bool) {
 		return p, true
 	case bawn.PrincipalUser, bawn.PrincipalCert:
 		i := a.issuers.named(p.Tenant, p.Issuer)
-		if i == nil || i.revision != p.Revision || !p.Expires.IsZero() && !a.cfg.Now().Before(p.Expires) || a.issuers.ended(&p, i.Name, i.ClockSkew) {
+		if i == nil || a.issuers.trusted(p.Tenant) != nil || i.revision != p.Revision || !p.Expires.IsZero() && !a.cfg.Now().Before(p.Expires) || a.issuers.ended(&p, i.Name, i.ClockSkew) {
 			return bawn.Principal{}, false
 		}
 		return p, true

@@ -674,8 +674,8 @@ func TestSignedRequests(t *testing.T) {
 		return err
 	}
 	r := w.signed(t, id, secret, invocation, `{"a":1}`, nil)
-	if !w.Plausible(t.Context(), Credential{Signed: r}) {
-		t.Error("a good request is not worth reading")
+	if err := w.Plausible(t.Context(), Credential{Signed: r}); err != nil {
+		t.Errorf("a good request is not worth reading: %v", err)
 	}
 	if who, err := w.Authenticate(t.Context(), Credential{Signed: r}); err != nil || who.ID != id || who.Kind != bawn.PrincipalKey {
 		t.Fatalf("%+v %v", who, err)

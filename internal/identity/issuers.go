@@ -55,6 +55,10 @@ type issuers struct {
 	byToken map[tokenOf]*issuer        // oidc, by what its tokens say
 	ends    map[string]bawn.Revocation // tenant and principal, see revocationOf
 	roots   *x509.CertPool             // of all authorities; nil: there is none
+
+	// What opening found damaged does not change while the tables are open.
+	lost  error            // issuers are lost: whose somebody is cannot be said
+	blind map[string]error // tenants with lost revocations; "" stands for all
 }
 
 // tokenOf is what tells one issuer's tokens from another's.
@@ -68,6 +72,15 @@ func openIssuers(ctx context.Context, s *store.Store, now func() time.Time, prep
 	}
 	if i.revoked, err = store.OpenTable[bawn.Revocation](ctx, s, "revocations"); err != nil {
 		return nil, err
+	}
+	i.lost = i.table.Trusted()
+	i.blind = map[string]error{}
+	for d := range i.revoked.Damaged() {
+		// What is there and should not be does no harm.
+		if d.Key == "" || i.revoked.Lost(d.Key) {
+			tenant, _, _ := strings.Cut(d.Key, ".")
+			i.blind[tenant] = i.revoked.Trusted()
+		}
 	}
 	i.table.Watch(func(key string, v *bawn.Issuer) {
 		i.mu.Lock()
@@ -105,6 +118,13 @@ func openIssuers(ctx context.Context, s *store.Store, now func() time.Time, prep
 		i.ends[revocationOf(v.Tenant, v.Principal)] = *v
 	})
 	return i, nil
+}
+
+// trusted returns nil if an issuer of the tenant can vouch for anybody: a lost
+// issuer or revocation must not let in whom it keeps out. Otherwise it is a
+// CodeUnavailable that says what is damaged.
+func (i *issuers) trusted(tenant string) error {
+	return cmp.Or(i.lost, i.blind[""], i.blind[tenant])
 }
 
 func (i *issuer) token() tokenOf {
@@ -222,6 +242,9 @@ func (a *Authenticator) PutIssuer(ctx context.Context, want bawn.Issuer, replace
 	}
 	i.making.Lock()
 	defer i.making.Unlock()
+	if i.lost != nil {
+		return want, i.lost // it might be another's
+	}
 	if err := i.collides(want); err != nil {
 		return want, err
 	}

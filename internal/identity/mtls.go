@@ -47,6 +47,9 @@ func (a *Authenticator) authenticateCertificate(_ context.Context, chain []*x509
 			return p, nil
 		}
 	}
+	if a.issuers.lost != nil {
+		return bawn.Principal{}, a.issuers.lost
+	}
 	leaf := chain[0]
 	between := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -76,6 +79,9 @@ func (a *Authenticator) authenticateCertificate(_ context.Context, chain []*x509
 	p, ok := a.principalOf(by, leaf)
 	if !ok {
 		return bawn.Principal{}, badCertificate()
+	}
+	if err := a.issuers.trusted(by.Tenant); err != nil {
+		return bawn.Principal{}, err
 	}
 	p.Expires = ends
 	k := known{p: p, issuer: by}

@@ -49,6 +49,9 @@ func (a *Authenticator) authenticateToken(ctx context.Context, raw string) (bawn
 	if err != nil {
 		return bawn.Principal{}, refused()
 	}
+	if a.issuers.lost != nil {
+		return bawn.Principal{}, a.issuers.lost
+	}
 	i := a.issuers.ofToken(t.issuer, t.audiences)
 	if i == nil || t.holds(i, a.cfg.Now()) != nil {
 		return bawn.Principal{}, refused()
@@ -65,6 +68,9 @@ func (a *Authenticator) authenticateToken(ctx context.Context, raw string) (bawn
 	}
 	if checked.Subject != t.subject {
 		return bawn.Principal{}, refused()
+	}
+	if err := a.issuers.trusted(i.Tenant); err != nil {
+		return bawn.Principal{}, err
 	}
 	p := t.principal(i)
 	a.known.put(sha256.Sum256([]byte(raw)), known{p: p, issuer: i, key: set.used})

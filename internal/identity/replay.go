@@ -206,7 +206,7 @@ func (r *replay) accept(ctx context.Context, key string, signature [sha256.Size]
 		return badSignature(": its date is before what the node remembers")
 	case r.seen[id] || r.before[id]:
 		r.mu.Unlock()
-		return bawn.Errorf(bawn.CodeUnauthenticated, "identity.replay", "the signed request was used already").
+		return bawn.Wrap(bawn.SignatureWrong, bawn.CodeUnauthenticated, "identity.replay", "the signed request was used already").
 			WithFix("sign each request anew; two that are alike in the same second need a header that tells them apart, and that is signed")
 	case len(r.seen) >= maxRemembered || r.ofKey[key] >= maxOfOneKey:
 		r.mu.Unlock()

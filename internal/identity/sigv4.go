@@ -111,7 +111,11 @@ func parseSignature(header string) (s signature, ok bool) {
 
 // badSignature says that a signed request is refused.
 func badSignature(format string, args ...any) error {
-	return bawn.Errorf(bawn.CodeUnauthenticated, "identity.signature", "the request's signature is not valid"+format, args...).
+	return faulty(bawn.SignatureWrong, format, args...)
+}
+
+func faulty(fault bawn.SignatureFault, format string, args ...any) error {
+	return bawn.Wrap(fault, bawn.CodeUnauthenticated, "identity.signature", "the request's signature is not valid"+format, args...).
 		WithFix("sign each request anew with the secret that `bawn key create --aws` printed, for the service lambda, and with a clock that is right")
 }
 
@@ -121,17 +125,20 @@ func (a *Authenticator) readSigned(r *bawn.Signed) (s signature, at time.Time, k
 	fail := func(format string, args ...any) (signature, time.Time, *storedKey, error) {
 		return s, at, nil, badSignature(format, args...)
 	}
+	malformed := func(what string) (signature, time.Time, *storedKey, error) {
+		return s, at, nil, faulty(bawn.SignatureMalformed, ": %s", what)
+	}
 	auth := r.Header["Authorization"]
 	if len(auth) != 1 {
-		return fail("")
+		return malformed("it needs one Authorization header")
 	}
 	s, ok := parseSignature(auth[0])
 	if !ok {
-		return fail(": its Authorization header is malformed")
+		return malformed("its Authorization header is malformed")
 	}
 	dates := r.Header["X-Amz-Date"]
 	if len(dates) != 1 {
-		return fail(": it needs one header X-Amz-Date")
+		return malformed("it needs one header X-Amz-Date")
 	}
 	if at, err = time.Parse(signDate, dates[0]); err != nil || !strings.HasPrefix(dates[0], s.date) {
 		return fail(": its date is malformed or not the one it is signed for")
@@ -144,12 +151,12 @@ func (a *Authenticator) readSigned(r *bawn.Signed) (s signature, at time.Time, k
 	case !slices.Contains(s.headers, "host") || !slices.Contains(s.headers, "x-amz-date"):
 		return fail(": the headers host and x-amz-date must be signed")
 	case r.Header["X-Amz-Security-Token"] != nil:
-		return fail(": session tokens are not used here")
+		return s, at, nil, faulty(bawn.SignatureUnknown, ": session tokens are not used here")
 	case strings.Contains(r.Query, "X-Amz-") || len(r.Query) > maxSignedQuery:
 		return fail(": a signature in the URL is not accepted")
 	}
 	if key = a.cfg.Keys.byKeyID(s.key); key == nil || a.cfg.Keys.expired(key) {
-		return fail("")
+		return s, at, nil, faulty(bawn.SignatureUnknown, "")
 	}
 	return s, at, key, nil
 }

@@ -23,6 +23,9 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 	if c.Route != nil && c.Event == nil {
 		// The trigger did not read the request, since the credential was not known
 		// then. What is good only now does not make a function run without its event.
+		if a.refusal, a.public = g.Known(ctx, c), nil; a.refusal != nil {
+			return nil
+		}
 		shown = identity.Credential{}
 	}
 	p, err := g.cfg.Identity.Authenticate(ctx, shown)
@@ -34,9 +37,9 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 	return nil
 }
 
-// Known reports whether what the caller of c shows could be good, so that the
-// rest of its request is worth reading.
-func (g *Gate) Known(ctx context.Context, c *bawn.Call) bool {
+// Known returns nil if what the caller of c shows could be good, so that the rest
+// of its request is worth reading, and otherwise why it is not.
+func (g *Gate) Known(ctx context.Context, c *bawn.Call) error {
 	return g.cfg.Identity.Plausible(ctx, identity.CredentialOf(c))
 }
 

@@ -493,7 +493,7 @@ func TestUnreadRequestIsRefused(t *testing.T) {
 	c.Event = nil
 	_, err := w.gate.Admit(t.Context(), c)
 	wantCode(t, err, bawn.CodeUnauthenticated)
-	known := func(bearer string) bool { return w.gate.Known(t.Context(), &bawn.Call{Bearer: bearer}) }
+	known := func(bearer string) bool { return w.gate.Known(t.Context(), &bawn.Call{Bearer: bearer}) == nil }
 	if !known(c.Bearer) || known("bawn_x") || known("") {
 		t.Error("Known does not tell keys apart")
 	}

@@ -71,9 +71,10 @@ func (i *Invoker) Ours(authorization string) (bearer string, signed bool) {
 // the request has of X-Amzn-Trace-Id; see [ingress.Gate.Trace].
 func (i *Invoker) Trace(c *bawn.Call, header []string) error { return i.cfg.Gate.Trace(c, header) }
 
-// Known reports whether the caller of c shows a credential that could be good. It
-// decides nothing but whether a request is worth reading: Invoke looks again.
-func (i *Invoker) Known(ctx context.Context, c *bawn.Call) bool { return i.cfg.Gate.Known(ctx, c) }
+// Known returns nil if the caller of c shows a credential that could be good, and
+// otherwise why it is not. It decides nothing but whether a request is worth
+// reading: Invoke looks again.
+func (i *Invoker) Known(ctx context.Context, c *bawn.Call) error { return i.cfg.Gate.Known(ctx, c) }
 
 // Identify finds out who the caller of c is, for a trigger that must know before
 // it can name the target. It sets c.Principal, or returns why the credential is

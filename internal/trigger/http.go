@@ -116,7 +116,7 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	// only gets the call without its event, and refuses that.
 	switch {
 	case shown:
-		if !t.cfg.Invoker.Known(r.Context(), c) {
+		if t.cfg.Invoker.Known(r.Context(), c) != nil {
 			return nil
 		}
 		s.most = maxHeld

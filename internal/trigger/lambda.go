@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -51,7 +49,6 @@ type Lambda struct {
 	cfg    LambdaConfig
 	room   room // of those outside
 	inside room // of functions
-	arn    string
 }
 
 // NewLambda returns a trigger.
@@ -61,7 +58,7 @@ func NewLambda(cfg LambdaConfig) *Lambda {
 	if cfg.Errors == nil {
 		cfg.Errors = slog.New(slog.DiscardHandler)
 	}
-	return &Lambda{cfg: cfg, arn: "arn:aws:lambda:" + cfg.Region + ":" + cfg.Account + ":function:"}
+	return &Lambda{cfg: cfg}
 }
 
 // A lambdaError is an error in the shape of Lambda's.
@@ -99,6 +96,7 @@ type invocation struct {
 	tail      bool
 	client    string // the client context, decoded
 	call      *bawn.Call
+	unknown   error // why what the caller shows is not good
 }
 
 // Inside answers a function. Who calls, for whom and how deep is in the calls
@@ -107,7 +105,7 @@ type invocation struct {
 func (t *Lambda) Inside(w http.ResponseWriter, r *http.Request, next func(function string) *bawn.Call) {
 	s := share{room: &t.inside, most: maxHeld}
 	defer s.end()
-	in, err := t.parse(r)
+	in, err := t.parse(r, t.cfg.Region)
 	var body []byte
 	if err == nil {
 		body, err = readBody(r, &s)
@@ -153,7 +151,7 @@ func (t *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
 		w.Header()["Connection"] = []string{"close"} // as in httpTrigger.ServeHTTP
 	}
-	in, err := t.parse(r)
+	in, err := t.parse(r, signedRegion(r.Header.Get("Authorization"), t.cfg.Region))
 	if err != nil {
 		t.fail(w, r, c, in, err)
 		return
@@ -178,7 +176,7 @@ func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byt
 		c.Source = r.RemoteAddr
 	}
 	if auth := r.Header["Authorization"]; len(auth) > 1 {
-		return nil, bawn.Errorf(bawn.CodeInvalid, "lambda", "there is more than one Authorization header").WithFix("send one")
+		return nil, incompleteSignature("there is more than one Authorization header")
 	} else if len(auth) == 1 {
 		c.Bearer, _ = t.cfg.Invoker.Ours(auth[0])
 		if strings.HasPrefix(auth[0], signatureScheme) {
@@ -191,17 +189,12 @@ func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byt
 		c.Certificates = r.TLS.PeerCertificates
 	}
 	c.Principal = bawn.Anonymous() // the gate refuses it, so that there is a record of it
-	if t.cfg.Invoker.Known(r.Context(), c) {
+	if in.unknown = t.cfg.Invoker.Known(r.Context(), c); in.unknown == nil {
 		if body, err = readBody(r, s); err != nil {
 			return nil, err
 		}
-		if c.Signed != nil {
-			sum := sha256.Sum256(body)
-			c.Signed.Body, c.Signed.Length = hex.EncodeToString(sum[:]), int64(len(body))
-		}
-		if t.cfg.Invoker.Identify(r.Context(), c) != nil {
-			c.Principal = bawn.Anonymous() // whatever was wrong with it: the gate refuses
-		}
+		signedBody(c, body)
+		in.unknown = t.cfg.Invoker.Identify(r.Context(), c)
 	}
 	if c.Principal.Tenant != "" {
 		c.Target.Tenant = c.Principal.Tenant
@@ -326,8 +319,20 @@ func checkEvent(event []byte) error {
 	return &lambdaError{status: http.StatusBadRequest, kind: "InvalidRequestContentException", message: "Could not parse request body into json: " + why}
 }
 
-// parse reads everything of a request but its body and who sent it.
-func (t *Lambda) parse(r *http.Request) (*invocation, error) {
+// signedRegion returns the region that a signature is for, which clients take
+// functions to be in: a node is in all of them. It says nothing of who signed.
+func signedRegion(authorization, otherwise string) string {
+	_, scope, _ := strings.Cut(authorization, "Credential=")
+	scope, _, _ = strings.Cut(scope, ",")
+	if parts := strings.Split(scope, "/"); len(parts) == 5 && regionForm.MatchString(parts[2]) && strings.HasPrefix(authorization, signatureScheme) {
+		return parts[2]
+	}
+	return otherwise
+}
+
+// parse reads everything of a request but its body and who sent it. region is the
+// one that functions are said to be in.
+func (t *Lambda) parse(r *http.Request, region string) (*invocation, error) {
 	rawPath, query, _ := strings.Cut(r.RequestURI, "?")
 	raw, ok := strings.CutPrefix(rawPath, LambdaPrefix+"functions/")
 	raw, isInvoke := strings.CutSuffix(strings.TrimSuffix(raw, "/"), "/invocations")
@@ -339,7 +344,7 @@ func (t *Lambda) parse(r *http.Request) (*invocation, error) {
 	if err != nil || !utf8.ValidString(name) {
 		return nil, validation(strings.ToValidUTF8(raw, ""), "functionName", "Member must be escaped as a path segment")
 	}
-	in, err := t.parseName(name)
+	in, err := parseName(name, region)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +361,7 @@ func (t *Lambda) parse(r *http.Request) (*invocation, error) {
 		}
 		in.qualifier = given
 	}
-	in.shown = t.arn + in.name + ":" + cmp.Or(in.qualifier, "$LATEST")
+	in.shown = "arn:aws:lambda:" + region + ":" + t.cfg.Account + ":function:" + in.name + ":" + cmp.Or(in.qualifier, "$LATEST")
 	if in.qualifier == "$LATEST" {
 		in.qualifier = "" // there is nothing newer than what is live
 	}
@@ -407,6 +412,9 @@ func (in *invocation) read(h http.Header) error {
 func (t *Lambda) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, in *invocation, err error) {
 	var e *bawn.Error
 	var own *lambdaError
+	if in != nil && in.unknown != nil && bawn.ErrorCode(err) == bawn.CodeUnauthenticated {
+		err = in.unknown // the gate has refused nobody; this is why it was nobody
+	}
 	code := bawn.ErrorCode(err)
 	errors.As(err, &e)
 	h := w.Header()
@@ -421,10 +429,8 @@ func (t *Lambda) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, in *
 		own = &lambdaError{status: http.StatusForbidden, kind: "AccessDeniedException", capital: true, message: "denied"}
 	case code == bawn.CodeDenied:
 		own = &lambdaError{status: http.StatusForbidden, kind: "AccessDeniedException", capital: true, message: e.Message}
-	case code == bawn.CodeUnauthenticated && r.Header.Get("Authorization") == "":
-		own = &lambdaError{status: http.StatusForbidden, kind: "MissingAuthenticationTokenException", message: "Missing Authentication Token"}
 	case code == bawn.CodeUnauthenticated:
-		own = &lambdaError{status: http.StatusForbidden, kind: "UnrecognizedClientException", message: "The security token included in the request is invalid."}
+		own = unauthenticated(c, r.Header.Get("Authorization"), e)
 	case code == bawn.CodeTooLarge:
 		own = &lambdaError{status: http.StatusRequestEntityTooLarge, kind: "RequestEntityTooLarge",
 			message: "Request must be smaller than " + strconv.Itoa(bawn.MaxEventBytes) + " bytes for the InvokeFunction operation"}
@@ -432,6 +438,9 @@ func (t *Lambda) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, in *
 		h["Retry-After"] = []string{"1"}
 		own = &lambdaError{status: http.StatusTooManyRequests, kind: "TooManyRequestsException", message: "Rate Exceeded.",
 			reason: "ReservedFunctionConcurrentInvocationLimitExceeded"}
+		if in != nil && in.unknown != nil {
+			own.reason = "CallerRateLimitExceeded"
+		}
 	case code == bawn.CodeInvalid:
 		own = invalidParameter(e.Message)
 	case code == bawn.CodeUnavailable:
@@ -443,6 +452,29 @@ func (t *Lambda) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, in *
 	}
 	h["X-Amzn-Errortype"] = []string{own.kind}
 	own.write(w)
+}
+
+// unauthenticated says what is wrong with a credential as AWS does: its clients
+// correct their clock, or give up, by that.
+func unauthenticated(c *bawn.Call, authorization string, e *bawn.Error) *lambdaError {
+	var fault bawn.SignatureFault
+	errors.As(e.Err, &fault)
+	scheme, _, _ := strings.Cut(authorization, " ")
+	switch {
+	case authorization == "" && len(c.Certificates) == 0:
+		return &lambdaError{status: http.StatusForbidden, kind: "MissingAuthenticationTokenException", message: "Missing Authentication Token"}
+	case fault == bawn.SignatureMalformed:
+		return incompleteSignature(e.Message)
+	case fault == bawn.SignatureWrong:
+		return &lambdaError{status: http.StatusForbidden, kind: "InvalidSignatureException", message: e.Message + "; " + e.Fix}
+	case authorization != "" && c.Signed == nil && !strings.EqualFold(scheme, "Bearer"):
+		return incompleteSignature("the Authorization header is neither a signature of the form AWS4-HMAC-SHA256 nor a bearer")
+	}
+	return &lambdaError{status: http.StatusForbidden, kind: "UnrecognizedClientException", message: "The security token included in the request is invalid."}
+}
+
+func incompleteSignature(message string) *lambdaError {
+	return &lambdaError{status: http.StatusForbidden, kind: "IncompleteSignatureException", message: message}
 }
 
 // write sends the error document.
@@ -475,10 +507,12 @@ func (e *lambdaError) write(w http.ResponseWriter) {
 	w.Write(b) // an error means that the caller has gone
 }
 
+var regionForm = regexp.MustCompile(`^[a-z]{2}(?:-[a-z]+)+-\d{1,2}$`)
+
 // arnForm is every form in which AWS Lambda takes a function's name.
 var arnForm = regexp.MustCompile(`^(?:arn:aws[a-zA-Z-]*:lambda:([a-z]{2}(?:-[a-z]+)+-\d{1,2}):)?(?:(\d{12}):)?(?:function:)?([a-zA-Z0-9_-]+)(?::(\$LATEST|[a-zA-Z0-9_-]+))?$`)
 
-func (t *Lambda) parseName(name string) (*invocation, error) {
+func parseName(name, region string) (*invocation, error) {
 	const pattern = `Member must satisfy regular expression pattern: (arn:(aws[a-zA-Z-]*)?:lambda:)?([a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}:)?(\d{12}:)?(function:)?([a-zA-Z0-9-_\.]+)(:(\$LATEST|[a-zA-Z0-9-_]+))?`
 	if name == "" || len(name) > maxFunctionName {
 		return nil, validation(name, "functionName", "Member must have length less than or equal to "+strconv.Itoa(maxFunctionName))
@@ -493,9 +527,9 @@ func (t *Lambda) parseName(name string) (*invocation, error) {
 	if len(m[4]) > maxQualifier {
 		return nil, validation(m[4], "qualifier", "Member must have length less than or equal to "+strconv.Itoa(maxQualifier))
 	}
-	if m[1] != "" && m[1] != t.cfg.Region {
+	if m[1] != "" && m[1] != region {
 		return nil, &lambdaError{status: http.StatusNotFound, kind: "ResourceNotFoundException", capital: true,
-			message: "Functions from '" + m[1] + "' are not reachable in this region ('" + t.cfg.Region + "')"}
+			message: "Functions from '" + m[1] + "' are not reachable in this region ('" + region + "')"}
 	}
 	return &invocation{name: m[3], qualifier: m[4], account: m[2]}, nil
 }

@@ -44,7 +44,7 @@ func TestLambdaNames(t *testing.T) {
 		{"f/../g/invocations", "", "", "UnknownOperationException"},
 		{"f", "", "", "UnknownOperationException"},
 	} {
-		in, err := l.parse(invokeRequest(prefix + c.path))
+		in, err := l.parse(invokeRequest(prefix+c.path), defaultRegion)
 		if c.kind != "" {
 			if e, ok := err.(*lambdaError); !ok || e.kind != c.kind {
 				t.Errorf("%s: %v, want %s", c.path, err, c.kind)
@@ -57,10 +57,31 @@ func TestLambdaNames(t *testing.T) {
 	}
 }
 
+// TestLambdaRegion holds that a client's functions are in the region that it
+// signs for.
+func TestLambdaRegion(t *testing.T) {
+	scope := func(region string) string {
+		return "AWS4-HMAC-SHA256 Credential=0123456789abcdef/20261121/" + region + "/lambda/aws4_request, SignedHeaders=host, Signature=00"
+	}
+	for _, c := range []struct{ header, want string }{
+		{"", "us-east-1"}, {"Bearer x", "us-east-1"}, {scope("eu-west-1"), "eu-west-1"}, {scope("us-gov-east-1"), "us-gov-east-1"},
+		{scope("'\"<>"), "us-east-1"}, {scope(""), "us-east-1"}, {"Basic Credential=a/b/eu-west-1/d/e", "us-east-1"},
+	} {
+		if got := signedRegion(c.header, defaultRegion); got != c.want {
+			t.Errorf("%s: %s", c.header, got)
+		}
+	}
+	l := NewLambda(LambdaConfig{})
+	const path = LambdaPrefix + "functions/arn:aws:lambda:eu-west-1:123456789012:function:f/invocations"
+	if in, err := l.parse(invokeRequest(path), "eu-west-1"); err != nil || in.shown != "arn:aws:lambda:eu-west-1:123456789012:function:f:$LATEST" {
+		t.Errorf("%+v %v", in, err)
+	}
+}
+
 func TestLambdaHeaders(t *testing.T) {
 	l := NewLambda(LambdaConfig{})
 	path := LambdaPrefix + "functions/f/invocations"
-	in, err := l.parse(invokeRequest(path, "X-Amz-Invocation-Type", "DryRun", "X-Amz-Log-Type", "Tail", "X-Amz-Client-Context", "eyJjdXN0b20iOnt9fQ=="))
+	in, err := l.parse(invokeRequest(path, "X-Amz-Invocation-Type", "DryRun", "X-Amz-Log-Type", "Tail", "X-Amz-Client-Context", "eyJjdXN0b20iOnt9fQ=="), defaultRegion)
 	if err != nil || !in.dry || !in.tail || in.client != `{"custom":{}}` {
 		t.Errorf("%+v, %v", in, err)
 	}
@@ -69,7 +90,7 @@ func TestLambdaHeaders(t *testing.T) {
 		{"X-Amz-Client-Context", "no base64"}, {"X-Amz-Client-Context", "W10="}, {"X-Amz-Client-Context", strings.Repeat("A", maxClientContext+1)},
 		{"X-Amz-Invocation-Type", "DryRun", "X-Amz-Invocation-Type", "RequestResponse"},
 	} {
-		if _, err := l.parse(invokeRequest(path, c...)); err == nil {
+		if _, err := l.parse(invokeRequest(path, c...), defaultRegion); err == nil {
 			t.Errorf("%q is taken", c)
 		}
 	}
@@ -80,7 +101,7 @@ func FuzzLambdaPath(f *testing.F) {
 	f.Add("f/invocations?Qualifier=1")
 	f.Add("arn%3Aaws%3Alambda%3Aus-east-1%3A123456789012%3Afunction%3Af%3Alive/invocations")
 	f.Fuzz(func(t *testing.T, path string) {
-		in, err := l.parse(invokeRequest(LambdaPrefix + "functions/" + path))
+		in, err := l.parse(invokeRequest(LambdaPrefix+"functions/"+path), defaultRegion)
 		if err != nil {
 			return
 		}
