@@ -11,9 +11,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/ingress"
 	"bawn.dev/bawn/internal/interior"
 	"bawn.dev/bawn/internal/invoke"
+	"bawn.dev/bawn/internal/store"
 )
 
 // maxMetricFunctions bounds the functions that have series of their own; what
@@ -61,6 +63,14 @@ func newMetrics(version string) *metrics {
 // follow adds what the pool and the gate count themselves.
 func (m *metrics) follow(pool *interior.Pool, gate *ingress.Gate) {
 	m.registry.MustRegister(&platformCollector{pool: pool, gate: gate})
+}
+
+// ground adds what the store and the audit log count themselves.
+func (m *metrics) ground(st *store.Store, record *evidence.Log) {
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "bawn_store_requests_total", Help: "Messages to the embedded store."}, func() float64 { return float64(st.Requests()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "bawn_audit_records_total", Help: "Records of the audit log, those of before the start included."}, func() float64 { return float64(record.Next()) }),
+	)
 }
 
 // observe counts one call. It is an invoke.Config.Observe.

@@ -219,6 +219,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	// which takes longer than all the rest, so that goes on in the background;
 	// a call that comes before it is done waits for it.
 	metrics := newMetrics(cfg.Version)
+	metrics.ground(st, n.record)
 	traces, err := openTracer(ctx, cfg.OTLPEndpoint, cfg.Version, n.ca.id(), log)
 	if err != nil {
 		return nil, err

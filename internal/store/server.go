@@ -245,6 +245,10 @@ func (s *Store) checkRoom(op string) error {
 	return nil
 }
 
+// Requests is how many messages were sent to the embedded server since the store
+// was opened, as requests are. What is answered from memory sends none.
+func (s *Store) Requests() uint64 { return s.write.Stats().OutMsgs + s.read.Stats().OutMsgs }
+
 // DiskBytes returns the size of the disk that the store is on, for limits that
 // are a part of it; 0 if it is not known.
 func (s *Store) DiskBytes() int64 {
