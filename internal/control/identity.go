@@ -26,6 +26,9 @@ func (c *Control) onIdentities(ctx context.Context, p bawn.Principal, tenant str
 	if tenant != p.Tenant && !isOperator(p) {
 		return "", bawn.Errorf(bawn.CodeNotFound, "control", "there is no tenant %q", tenant).WithFix("leave the tenant out: it is the one of your credential")
 	}
+	if _, _, ok := c.cfg.Tenants.get(tenant); !ok {
+		return "", noTenant(tenant) // what is kept for a name must not wait for who gets it
+	}
 	return tenant, nil
 }
 

@@ -203,7 +203,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	changes, err := control.Open(ctx, control.Config{
 		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Identity: n.who, Evidence: n.record, Logs: logs, Tenants: tenants, Now: time.Now,
 		// Upwards: what runs of a tenant ends when it is suspended.
-		Halt: n.halt,
+		Halt: n.halt, Belongings: n.belongings(),
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start, and what tests it has run as calls are.
 		Compile: n.compile, Test: n.test, Solo: cfg.Solo, Log: log,
@@ -362,6 +362,42 @@ func reachable(a net.Addr) string {
 		return a.String()
 	}
 	return net.JoinHostPort("127.0.0.1", fmt.Sprint(t.Port))
+}
+
+// belongings are what goes with a tenant beside what control and the keys are.
+// Issuers first: without one nobody is let in whom a revocation kept out.
+func (n *Node) belongings() []control.Belonging {
+	return []control.Belonging{
+		{
+			Name:  "issuers",
+			Count: func(tenant string) int { return len(n.who.Issuers(tenant)) },
+			Remove: func(ctx context.Context, tenant string) error {
+				var errs []error
+				for _, i := range n.who.Issuers(tenant) {
+					errs = append(errs, unlessGone(n.who.RemoveIssuer(ctx, tenant, i.Name)))
+				}
+				return errors.Join(errs...)
+			},
+		},
+		{
+			Name:  "revocations",
+			Count: func(tenant string) int { return len(n.who.Revocations(tenant)) },
+			Remove: func(ctx context.Context, tenant string) error {
+				var errs []error
+				for _, r := range n.who.Revocations(tenant) {
+					errs = append(errs, unlessGone(n.who.Lift(ctx, tenant, r.ID)))
+				}
+				return errors.Join(errs...)
+			},
+		},
+	}
+}
+
+func unlessGone(err error) error {
+	if bawn.ErrorCode(err) == bawn.CodeNotFound {
+		return nil
+	}
+	return err
 }
 
 func (n *Node) status() api.Status {
