@@ -388,7 +388,7 @@ func (c *Control) Explain(ctx context.Context, p bawn.Principal, id string) ([]E
 	all := []Explanation{}
 	done := errors.New("found")
 	collect := func(r bawn.Record) error {
-		if r.Kind != bawn.KindDecision || r.ID != id && r.Invocation != id && (index <= 0 || r.Index != index) {
+		if r.Kind != bawn.KindDecision || r.ID != id && r.Invocation != id && (index < 0 || r.Index != index) {
 			return nil
 		}
 		x := Explanation{Record: r, Fix: r.Detail["fix"]}

@@ -13,6 +13,12 @@ import (
 // policy does, so that the refusal is recorded like any other.
 func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission) error {
 	if c.Principal.Kind != "" {
+		// Reading the request may have taken a while since its credential was good.
+		if _, ok := g.cfg.Identity.Current(c.Principal); !ok && c.Caller == nil {
+			c.Principal = bawn.Anonymous()
+			a.refusal, a.public = bawn.Errorf(bawn.CodeUnauthenticated, "admit", "the credential has ended since the request began").
+				WithFix("use one that is good: bawn login, or a key by bawn key create"), nil
+		}
 		return nil
 	}
 	c.Principal = bawn.Anonymous()

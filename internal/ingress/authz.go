@@ -74,15 +74,16 @@ func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) e
 	return bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
 }
 
-// narrower returns the live version if an older one is asked for by name and the
-// two differ in who may call: whom the newer one does not let in, the older one
-// shall not either. It returns nil if that cannot be.
+// narrower returns the live version if another one is asked for by name and the
+// two differ in who may call: whom the live one does not let in, no other one
+// shall either, be it older or one that was rolled back. It returns nil if that
+// cannot be.
 func (g *Gate) narrower(c *bawn.Call, v *bawn.Version) *bawn.Version {
 	if c.Route != nil || c.Target.Qualifier == "" {
 		return nil
 	}
 	live := g.index.resolve(bawn.Ref{Tenant: v.Tenant, Function: v.Function})
-	if live == nil || live.Number <= v.Number || slices.Equal(live.Perimeter.Ingress.Callers, v.Perimeter.Ingress.Callers) {
+	if live == nil || live.Number == v.Number || slices.Equal(live.Perimeter.Ingress.Callers, v.Perimeter.Ingress.Callers) {
 		return nil
 	}
 	return live
@@ -100,7 +101,7 @@ func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, target
 		Invocation: c.ID,
 		Source:     c.Source,
 		Public:     public,
-		Trigger:    c.Trigger, Route: c.Route, Target: target,
+		Trigger:    c.Trigger, Route: c.Route, Target: target, Hops: c.Hops,
 	}
 	if c.Caller == nil {
 		return g.cfg.Policy.Authorize(ctx, req)

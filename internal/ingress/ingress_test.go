@@ -551,3 +551,49 @@ func TestOurs(t *testing.T) {
 		}
 	}
 }
+
+// Reading a request takes as long as its sender likes. A credential that ended
+// meanwhile lets nobody in, though it was good when the trigger asked.
+func TestA9RevokedWhileItWasRead(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(t, "main", "hello", "GET /hello", "GET /open public")
+	for _, c := range []*bawn.Call{byName("hello", w.key(t, "main", bawn.RoleInvoker)), w.byRoute(t, "GET", "/open", w.key(t, "main", bawn.RoleInvoker))} {
+		check1(t, w.gate.Identify(t.Context(), c))
+		check1(t, w.keys.Revoke(t.Context(), "main", c.Principal.ID))
+		_, err := w.gate.Admit(t.Context(), c)
+		wantCode(t, err, bawn.CodeUnauthenticated)
+	}
+}
+
+// Whom the live version does not let in, no other one lets in: neither one from
+// before, nor one that was rolled back.
+func TestA7OtherVersionsAreNoWayIn(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(t, "main", "caller")
+	bare := w.deploy(t, "main", "callee")
+	open := w.deploy(t, "main", "callee")
+	row, rev, _ := w.versions.Get("main.callee.2")
+	row.Perimeter.Ingress.Callers = []string{bawn.RoleCaller + "ops"}
+	_, err := w.versions.Update(t.Context(), "main.callee.2", row, rev)
+	check1(t, err)
+	ops := w.key(t, "main", "ops")
+	point := func(n int) {
+		f, rev, _ := w.functions.Get("main.callee")
+		f.Aliases = map[string]int{bawn.LiveAlias: n}
+		_, err := w.functions.Update(t.Context(), "main.callee", f, rev)
+		check1(t, err)
+	}
+	ask := func(n int) error {
+		c := byName("callee", ops)
+		c.Target.Qualifier = fmt.Sprint(n)
+		a, err := w.gate.Admit(t.Context(), c)
+		if err == nil {
+			a.Settle(bawn.Usage{})
+		}
+		return err
+	}
+	check1(t, ask(open.Number))
+	wantCode(t, ask(bare.Number), bawn.CodeDenied)
+	point(bare.Number)
+	wantCode(t, ask(open.Number), bawn.CodeDenied)
+}

@@ -85,6 +85,7 @@ type Request struct {
 	Caller *bawn.Version  // the calling version: its manifest's rules apply too
 	Origin bawn.Principal // who began the chain, as he is now; the zero value if that is Principal
 	Chain  []bawn.Ref     // versions, oldest first; the last one is the caller
+	Hops   int            // how many calls of functions by functions led here, on any way
 	Order  int            // how many calls the calling invocation has made before
 	Called []string       // which functions it has called before
 }
@@ -238,9 +239,6 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	return d, nil
 }
 
-// maxDetail bounds the text of a chain or of ids in a record.
-const maxDetail = 1024
-
 // detail is what a record says of a decision beside its own fields. It is nil
 // if there is nothing.
 func detail(req *Request, d *Decision) map[string]string {
@@ -254,13 +252,16 @@ func detail(req *Request, d *Decision) map[string]string {
 		m["object"] = string(req.Object.Kind) + ":" + req.Object.ID
 	}
 	if len(d.Policies) > 0 {
-		m["policies"] = bounded(strings.Join(d.Policies, ","))
+		m["policies"] = strings.Join(d.Policies, ",")
 	}
 	if !d.Allow && d.Fix != "" {
-		m["fix"] = bounded(d.Fix)
+		m["fix"] = d.Fix
 	}
 	if req.Origin.Kind != "" {
 		m["origin"] = req.Origin.String()
+	}
+	if depth := max(req.Hops, len(req.Chain)); depth > 0 {
+		m["depth"] = strconv.Itoa(depth)
 	}
 	if len(req.Chain) > 0 {
 		var b strings.Builder
@@ -270,19 +271,12 @@ func detail(req *Request, d *Decision) map[string]string {
 			}
 			b.WriteString(r.Function + "@" + r.Qualifier)
 		}
-		m["chain"], m["depth"] = bounded(b.String()), strconv.Itoa(len(req.Chain))
+		m["chain"] = b.String()
 	}
 	if len(m) == 0 {
 		return nil
 	}
 	return m
-}
-
-func bounded(s string) string {
-	if len(s) <= maxDetail {
-		return s
-	}
-	return s[:maxDetail] + "…"
 }
 
 // Allows reports what Authorize would decide, and records nothing: it is for

@@ -95,6 +95,23 @@ func TestA9Roles(t *testing.T) {
 	}
 }
 
+// An auditor of the installation's tenant reads the log of the whole node, as
+// files; one of another tenant does not, nor does any other role.
+func TestA9AuditorOfTheInstallation(t *testing.T) {
+	e, _, _ := open(t, nil)
+	whole := func(tenant string, role bawn.Role) bool {
+		return e.Allows(Request{Principal: key(tenant, role), Action: Audit, Resource: bawn.Ref{Tenant: tenant}, Object: Object{Kind: Installation}})
+	}
+	for _, r := range bawn.Roles() {
+		if want := r == bawn.RoleAuditor || r == bawn.RoleOperator; whole("main", r) != want {
+			t.Errorf("%s of main: %v, want %v", r, !want, want)
+		}
+		if whole("other", r) {
+			t.Errorf("%s of another tenant may", r)
+		}
+	}
+}
+
 // about asks for what an action is for.
 func about(p bawn.Principal, a Action, tenant, function string) Request {
 	req := Request{Principal: p, Action: a, Resource: bawn.Ref{Tenant: tenant, Function: function}}

@@ -232,7 +232,7 @@ func (q *question) context(needs attributes) types.Record {
 		m["chain"] = types.NewSet(all...)
 	}
 	if needs&needDepth != 0 {
-		m["depth"] = types.Long(len(q.req.Chain))
+		m["depth"] = types.Long(max(q.req.Hops, len(q.req.Chain)))
 	}
 	if needs&needOrder != 0 {
 		m["order"] = types.Long(q.req.Order)

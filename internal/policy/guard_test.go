@@ -109,6 +109,21 @@ unless { context has source && context.source.isInRange(ip("10.0.0.0/8")) };`
 	}
 }
 
+// How deep a call is counts every way that led there, not only the part of the
+// chain that is known: a function that goes out and comes in again by HTTP has
+// no chain any more.
+func TestH5DepthCountsEveryWay(t *testing.T) {
+	e, _, _ := guarded(t)
+	if _, err := e.SetGuardrail(t.Context(), "main", "shallow", `forbid (principal, action == Bawn::Action::"invoke", resource) when { context.depth > 1 };`, "key:1"); err != nil {
+		t.Fatal(err)
+	}
+	for hops, want := range []bool{true, true, false, false} {
+		if d := e.Ask(Request{Principal: key("main", bawn.RoleAdmin), Action: Invoke, Resource: bawn.Ref{Tenant: "main", Function: "f"}, Hops: hops}); d.Allow != want {
+			t.Errorf("%d calls before: %+v", hops, d)
+		}
+	}
+}
+
 func TestGuardrailRefused(t *testing.T) {
 	e, _, _ := guarded(t)
 	for _, c := range []struct{ name, file, text, want string }{

@@ -119,7 +119,9 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 		if t.cfg.Invoker.Known(r.Context(), c) != nil {
 			return nil
 		}
-		s.most = maxHeld
+		if c.Signed == nil { // whether a signature is right shows once the body is there
+			s.most = maxHeld
+		}
 	case !m.Route.Access.Public.Open(c.At):
 		return nil
 	}

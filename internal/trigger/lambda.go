@@ -190,11 +190,16 @@ func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byt
 	}
 	c.Principal = bawn.Anonymous() // the gate refuses it, so that there is a record of it
 	if in.unknown = t.cfg.Invoker.Known(r.Context(), c); in.unknown == nil {
+		if c.Signed != nil { // whether it is right shows once the body is there
+			s.most = maxHeldOpen
+		}
 		if body, err = readBody(r, s); err != nil {
 			return nil, err
 		}
 		signedBody(c, body)
-		in.unknown = t.cfg.Invoker.Identify(r.Context(), c)
+		if in.unknown = t.cfg.Invoker.Identify(r.Context(), c); in.unknown == nil {
+			s.most = maxHeld
+		}
 	}
 	if c.Principal.Tenant != "" {
 		c.Target.Tenant = c.Principal.Tenant
