@@ -82,4 +82,15 @@ case $(node_major) in
 	;;
 esac
 
+# --- what tests alone need ---------------------------------------------------
+# A certified OpenID Connect server that tests log in with; tests that need it are
+# skipped without it. package-lock.json pins it, and its hash, to the last part.
+if [ ! -e tools/oidc/node_modules/.package-lock.json ] || [ tools/oidc/package-lock.json -nt tools/oidc/node_modules/.package-lock.json ]; then
+	command -v npm >/dev/null 2>&1 || install npm
+	say "npm ci (into tools/oidc/node_modules, for tests)"
+	(cd tools/oidc && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts </dev/null >/dev/null) ||
+		die "the OpenID Connect server of the tests could not be installed: see what npm says above, and run 'make setup' again"
+	touch tools/oidc/node_modules/.package-lock.json
+fi
+
 say "ready: $(GOTOOLCHAIN=local go env GOVERSION), $(ls /usr/bin/python3.1[123] | xargs -n 1 basename | tr '\n' ' ')node $(node -p process.versions.node)"

@@ -2,16 +2,19 @@ package main
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -27,6 +30,9 @@ func TestMain(m *testing.M) {
 
 // The stories of testdata/script run this very program. Commands of their own:
 //
+//	oidc                    start an OpenID Connect server: $ISSUER, with $ISSUERCA
+//	person NAME COMMAND …   run a command, and log in as NAME where it says that
+//	                        somebody should
 //	node [-approvals]       start a node; bawn finds it, $PUBLIC is where calls go
 //	https [-key KEY] [-data BODY] [-file FILE] [-to admin] METHOD PATH STATUS
 //	                        call the public listener; the body becomes stdout. The
@@ -70,6 +76,7 @@ func TestScripts(t *testing.T) {
 		lack, err := bawntest.Lack(host())
 		return lack == nil, err
 	}
+	var oidc atomic.Pointer[bawntest.OIDC] // one story has it
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
@@ -100,6 +107,8 @@ func TestScripts(t *testing.T) {
 			case "webassembly": // "wasm" is a condition of testscript's own, for another thing
 				ok, err := sandbox()
 				return ok && runtimeOf("wasm") != "", err
+			case "oidc":
+				return bawntest.LackOIDC() == nil, nil
 			case "python", "nodejs", "provided":
 				ok, err := sandbox()
 				return ok && runtimeOf(cond) != "", err
@@ -118,7 +127,19 @@ func TestScripts(t *testing.T) {
 				ts.Setenv("PUBLIC", n.Public())
 				ts.Setenv("DATA", n.Data)
 			},
-			"https":   https,
+			"https": https,
+			"person": func(ts *testscript.TestScript, neg bool, args []string) {
+				if len(args) < 2 || neg {
+					ts.Fatalf("usage: person NAME COMMAND …")
+				}
+				person(ts, oidc.Load(), args[0], args[1:])
+			},
+			"oidc": func(ts *testscript.TestScript, _ bool, _ []string) {
+				o := bawntest.NewOIDC(t)
+				oidc.Store(o)
+				ts.Setenv("ISSUER", o.URL)
+				ts.Setenv("ISSUERCA", o.CAFile)
+			},
 			"linkzip": linkZip,
 			"bombzip": bombZip,
 			"bigfile": bigFile,
@@ -129,6 +150,50 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// person runs a command, and goes where it tells somebody to go.
+func person(ts *testscript.TestScript, o *bawntest.OIDC, name string, args []string) {
+	path := ""
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if at := filepath.Join(dir, args[0]); path == "" {
+			if _, err := os.Stat(at); err == nil {
+				path = at
+			}
+		}
+	}
+	cmd := exec.Command(path, args[1:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, v := range []string{"PATH", "HOME", "BAWN_CONTEXT", "NO_COLOR"} {
+		cmd.Env = append(cmd.Env, v+"="+ts.Getenv(v))
+	}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	said, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	var been sync.WaitGroup
+	var all strings.Builder
+	lines, gone := bufio.NewScanner(said), false
+	for lines.Scan() {
+		all.WriteString(lines.Text() + "\n")
+		if where := strings.TrimSpace(lines.Text()); strings.HasPrefix(where, o.URL) && !gone {
+			gone = true
+			been.Go(func() {
+				if _, err := o.Browse(where, name); err != nil {
+					fmt.Fprintf(os.Stderr, "%s did not log in: %v\n", name, err)
+					cmd.Process.Kill()
+				}
+			})
+		}
+	}
+	err = cmd.Wait()
+	been.Wait()
+	fmt.Fprint(ts.Stdout(), out.String())
+	fmt.Fprint(ts.Stderr(), all.String())
+	if err != nil {
+		ts.Fatalf("%v: %s", err, all.String())
+	}
 }
 
 // as writes a context file like the one in use, with another key.
@@ -239,7 +304,8 @@ func TestEveryCommandHasAStory(t *testing.T) {
 	}
 	for _, c := range []string{
 		"up", "status", "doctor", "init", "deploy", "invoke", "ls", "show", "rollback", "alias", "rm", "logs", "events", "perimeter",
-		"approve", "approvals", "tenant create", "tenant ls", "tenant show", "tenant quota", "tenant suspend", "tenant resume", "tenant rm", "key create", "key ls", "key revoke", "version", "completion", "help",
+		"approve", "approvals", "tenant create", "tenant ls", "tenant show", "tenant quota", "tenant suspend", "tenant resume", "tenant rm", "key create", "key ls", "key revoke",
+		"login", "logout", "whoami", "issuer add", "issuer ls", "issuer show", "issuer rm", "revoke", "version", "completion", "help",
 	} {
 		if !strings.Contains(all.String(), "bawn "+c) {
 			t.Errorf("no story runs bawn %s", c)
