@@ -104,6 +104,9 @@ github.com/rogpeppe/go-internal/: any
 go.uber.org/goleak: any
 pgregory.net/rapid: any
 github.com/aws/aws-lambda-go/: any
+github.com/aws/aws-sdk-go-v2/: bawntest internal/identity
+github.com/aws/smithy-go: bawntest
+github.com/go-jose/: bawntest internal/identity
 golang.org/x/sys/: any
 gvisor.dev/: internal/sandbox/
 github.com/moby/: internal/sandbox/ cmd/bawn-sandbox

@@ -208,6 +208,9 @@ func childOf(pid int) int {
 // listen makes a listener inside the sandbox's network namespace. The thread
 // that goes there is thrown away if it cannot come back.
 func (b *box) listen(port int) (int, error) {
+	if b.attached.Load() {
+		return -1, errors.New("a listener is made before a function is attached: its code might have the port")
+	}
 	type result struct {
 		fd  int
 		err error

@@ -58,6 +58,7 @@ func Run(t *testing.T, d sandbox.Driver) {
 	t.Run("a program that cannot start", s.badProgram)
 	t.Run("inspect", s.inspect)
 	t.Run("attach once", s.attachOnce)
+	t.Run("listen before attach", s.listenFirst)
 	t.Run("many at once", s.many)
 }
 
@@ -613,6 +614,19 @@ func (s *suite) attachOnce(t *testing.T) {
 	}
 	if err := a.Sandbox.Exec(t.Context(), []string{"/var/task/bootstrap"}, nil); err == nil {
 		t.Error("a second program was started")
+	}
+}
+
+// listenFirst holds that nobody listens where a function could have been before:
+// it would take the platform's place.
+func (s *suite) listenFirst(t *testing.T) {
+	a := s.start(t, nil)
+	if ln, err := a.Listen(t.Context(), 9001); err == nil {
+		ln.Close()
+		t.Error("a listener was made after a function was attached")
+	}
+	if got := a.do("dial", "tcp", "127.0.0.1:9001"); got.Error == "" {
+		t.Error("there is a listener all the same")
 	}
 }
 
