@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -105,6 +106,17 @@ func diff(a, b *bawn.Version) []Change {
 	add("interior.exec", fmt.Sprint(p.Exec), fmt.Sprint(q.Exec), q.Exec && !p.Exec)
 	add("interior.reuse", reuseText(p.Reuse), reuseText(q.Reuse), longer(q.Reuse, p.Reuse))
 	listed("egress.functions", "may be called", old.Perimeter.Egress.Functions, b.Perimeter.Egress.Functions)
+	// Whatever a test held the old version to, nothing holds the new one to: a
+	// must-deny case that goes, or asks for less, needs the eyes that a route does.
+	for _, t := range old.Tests {
+		if t.Deny != nil && !slices.ContainsFunc(b.Tests, func(o bawn.Test) bool { return reflect.DeepEqual(o, t) }) {
+			now := ""
+			if slices.ContainsFunc(b.Tests, func(o bawn.Test) bool { return o.Name == t.Name }) {
+				now = "changed"
+			}
+			add("tests["+cut(t.Name)+"]", "must be denied", now, true)
+		}
+	}
 	// Less evidence is less of a perimeter.
 	k, l := old.Perimeter.Evidence.LogRetention, b.Perimeter.Evidence.LogRetention
 	add("evidence.logRetention", manifest.Duration(k).String(), manifest.Duration(l).String(), l < k)

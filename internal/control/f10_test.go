@@ -156,3 +156,30 @@ func TestF10Approval(t *testing.T) {
 		t.Error("it can be approved once its tests hold:", err)
 	}
 }
+
+// Dropping or changing a must-deny case widens, adding one or changing what must
+// be allowed does not; controls A5 and F10.
+func TestA5DroppedDenyTest(t *testing.T) {
+	deny := bawn.Test{Name: "no shell", Deny: &bawn.TestDeny{At: bawn.AtInterior}}
+	allow := bawn.Test{Name: "greets", Allow: &bawn.TestAllow{}}
+	less := deny
+	less.Deny = &bawn.TestDeny{}
+	turned := bawn.Test{Name: "no shell", Allow: &bawn.TestAllow{}}
+	for _, c := range []struct {
+		name          string
+		before, after []bawn.Test
+		widens        bool
+	}{
+		{"dropped", []bawn.Test{deny, allow}, []bawn.Test{allow}, true},
+		{"asks for less", []bawn.Test{deny}, []bawn.Test{less}, true},
+		{"must be allowed now", []bawn.Test{deny}, []bawn.Test{turned}, true},
+		{"kept", []bawn.Test{deny}, []bawn.Test{allow, deny}, false},
+		{"an allow dropped", []bawn.Test{deny, allow}, []bawn.Test{deny}, false},
+		{"added", nil, []bawn.Test{deny}, false},
+	} {
+		old, v := bawn.Version{Tests: c.before}, bawn.Version{Tests: c.after}
+		if got := len(widening(diff(&old, &v))) > 0; got != c.widens {
+			t.Errorf("%s: widens %v, want %v: %+v", c.name, got, c.widens, diff(&old, &v))
+		}
+	}
+}
