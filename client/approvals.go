@@ -19,6 +19,7 @@ type Approval struct {
 	Changes     []Change     `json:"changes"`
 	Version     bawn.Version `json:"version"` // what would become live
 	RequestedBy string       `json:"requestedBy"`
+	Makers      []string     `json:"makers,omitempty"` // who made the key that asked, and so on
 	RequestedAt time.Time    `json:"requestedAt"`
 	ExpiresAt   time.Time    `json:"expiresAt"`
 }

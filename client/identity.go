@@ -28,48 +28,40 @@ type NewIssuer struct {
 	Roles      map[string][]bawn.Role `json:"roles,omitempty"`
 }
 
-// tenantQuery names a tenant for an operator; "" is the credential's own.
-func tenantQuery(tenant string) url.Values {
-	if tenant == "" {
-		return nil
-	}
-	return url.Values{"tenant": {tenant}}
-}
-
-// CreateIssuer lets an issuer vouch for principals of a tenant; "" is the
-// credential's own, here and below.
-func (c *Client) CreateIssuer(ctx context.Context, tenant string, i NewIssuer) (*bawn.Issuer, error) {
+// CreateIssuer lets an issuer vouch for principals of the credential's tenant; what
+// is below is about that tenant, too.
+func (c *Client) CreateIssuer(ctx context.Context, i NewIssuer) (*bawn.Issuer, error) {
 	var out bawn.Issuer
-	return &out, c.do(ctx, request{method: http.MethodPost, path: "/v1/issuers", query: tenantQuery(tenant), json: i}, &out)
+	return &out, c.do(ctx, request{method: http.MethodPost, path: "/v1/issuers", json: i}, &out)
 }
 
 // ReplaceIssuer gives an issuer other settings. Whom it vouched for is looked at
 // anew.
-func (c *Client) ReplaceIssuer(ctx context.Context, tenant string, i NewIssuer) (*bawn.Issuer, error) {
+func (c *Client) ReplaceIssuer(ctx context.Context, i NewIssuer) (*bawn.Issuer, error) {
 	var out bawn.Issuer
 	path := "/v1/issuers/" + url.PathEscape(i.Name)
 	i.Name = ""
-	return &out, c.do(ctx, request{method: http.MethodPut, path: path, query: tenantQuery(tenant), json: i}, &out)
+	return &out, c.do(ctx, request{method: http.MethodPut, path: path, json: i}, &out)
 }
 
-// Issuers lists a tenant's issuers.
-func (c *Client) Issuers(ctx context.Context, tenant string) ([]bawn.Issuer, error) {
+// Issuers lists the tenant's issuers.
+func (c *Client) Issuers(ctx context.Context) ([]bawn.Issuer, error) {
 	var out struct {
 		Issuers []bawn.Issuer `json:"issuers"`
 	}
-	err := c.do(ctx, request{method: http.MethodGet, path: "/v1/issuers", query: tenantQuery(tenant)}, &out)
+	err := c.do(ctx, request{method: http.MethodGet, path: "/v1/issuers"}, &out)
 	return out.Issuers, err
 }
 
 // Issuer returns one issuer.
-func (c *Client) Issuer(ctx context.Context, tenant, name string) (*bawn.Issuer, error) {
+func (c *Client) Issuer(ctx context.Context, name string) (*bawn.Issuer, error) {
 	var out bawn.Issuer
-	return &out, c.do(ctx, request{method: http.MethodGet, path: "/v1/issuers/" + url.PathEscape(name), query: tenantQuery(tenant)}, &out)
+	return &out, c.do(ctx, request{method: http.MethodGet, path: "/v1/issuers/" + url.PathEscape(name)}, &out)
 }
 
 // RemoveIssuer forgets an issuer: whoever it vouches for is out at once.
-func (c *Client) RemoveIssuer(ctx context.Context, tenant, name string) error {
-	return c.do(ctx, request{method: http.MethodDelete, path: "/v1/issuers/" + url.PathEscape(name), query: tenantQuery(tenant)}, nil)
+func (c *Client) RemoveIssuer(ctx context.Context, name string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: "/v1/issuers/" + url.PathEscape(name)}, nil)
 }
 
 // NewRevocation says whose credentials end.
@@ -80,23 +72,23 @@ type NewRevocation struct {
 }
 
 // Revoke ends what was issued to somebody until now, at once.
-func (c *Client) Revoke(ctx context.Context, tenant string, r NewRevocation) (*bawn.Revocation, error) {
+func (c *Client) Revoke(ctx context.Context, r NewRevocation) (*bawn.Revocation, error) {
 	var out bawn.Revocation
-	return &out, c.do(ctx, request{method: http.MethodPost, path: "/v1/revocations", query: tenantQuery(tenant), json: r}, &out)
+	return &out, c.do(ctx, request{method: http.MethodPost, path: "/v1/revocations", json: r}, &out)
 }
 
-// Revocations lists what was revoked in a tenant, the newest first.
-func (c *Client) Revocations(ctx context.Context, tenant string) ([]bawn.Revocation, error) {
+// Revocations lists what was revoked in the tenant, the newest first.
+func (c *Client) Revocations(ctx context.Context) ([]bawn.Revocation, error) {
 	var out struct {
 		Revocations []bawn.Revocation `json:"revocations"`
 	}
-	err := c.do(ctx, request{method: http.MethodGet, path: "/v1/revocations", query: tenantQuery(tenant)}, &out)
+	err := c.do(ctx, request{method: http.MethodGet, path: "/v1/revocations"}, &out)
 	return out.Revocations, err
 }
 
 // LiftRevocation takes a revocation back.
-func (c *Client) LiftRevocation(ctx context.Context, tenant, id string) error {
-	return c.do(ctx, request{method: http.MethodDelete, path: "/v1/revocations/" + url.PathEscape(id), query: tenantQuery(tenant)}, nil)
+func (c *Client) LiftRevocation(ctx context.Context, id string) error {
+	return c.do(ctx, request{method: http.MethodDelete, path: "/v1/revocations/" + url.PathEscape(id)}, nil)
 }
 
 // Whoami is who the node knows a caller as.

@@ -7,15 +7,9 @@ import (
 	"bawn.dev/bawn"
 )
 
-// OwnerInput is the tenant that an operator means.
-type OwnerInput struct {
-	Tenant string `query:"tenant" maxLength:"63" doc:"for an operator: of this tenant; the credential's own if there is none"`
-}
-
 // IssuerInput is the issuer in the path.
 type IssuerInput struct {
 	Name string `path:"name" maxLength:"63" doc:"of the issuer"`
-	OwnerInput
 }
 
 // IssuerSettings are what can be set of an issuer. It is exported so that the
@@ -36,9 +30,9 @@ type IssuerSettings struct {
 	Roles      map[string][]bawn.Role `json:"roles,omitempty" doc:"by value of the role claim, or by pattern of a name in the certificate; * is everybody"`
 }
 
-func (s IssuerSettings) issuer(tenant, name string) (bawn.Issuer, error) {
+func (s IssuerSettings) issuer(name string) (bawn.Issuer, error) {
 	i := bawn.Issuer{
-		Name: name, Tenant: tenant, Kind: s.Kind, URL: s.URL, Audience: s.Audience, ClientID: s.ClientID, Scopes: s.Scopes,
+		Name: name, Kind: s.Kind, URL: s.URL, Audience: s.Audience, ClientID: s.ClientID, Scopes: s.Scopes,
 		Algorithms: s.Algorithms, RoleClaim: s.RoleClaim, Require: s.Require, Private: s.Private, CA: s.CA, Roles: s.Roles,
 	}
 	for _, d := range []struct {
@@ -64,20 +58,19 @@ type issuersOutput struct {
 
 type issuerOutput struct{ Body bawn.Issuer }
 
-func (a *api) listIssuers(ctx context.Context, in *OwnerInput) (*issuersOutput, error) {
-	list, err := a.Control.Issuers(ctx, principal(ctx), in.Tenant)
+func (a *api) listIssuers(ctx context.Context, _ *none) (*issuersOutput, error) {
+	list, err := a.Control.Issuers(ctx, principal(ctx))
 	out := &issuersOutput{}
 	out.Body.Issuers = orEmpty(list)
 	return out, err
 }
 
 func (a *api) getIssuer(ctx context.Context, in *IssuerInput) (*issuerOutput, error) {
-	i, err := a.Control.Issuer(ctx, principal(ctx), in.Tenant, in.Name)
+	i, err := a.Control.Issuer(ctx, principal(ctx), in.Name)
 	return &issuerOutput{i}, err
 }
 
 type createIssuerInput struct {
-	OwnerInput
 	Body struct {
 		Name string `json:"name" minLength:"1" maxLength:"63"`
 		IssuerSettings
@@ -85,7 +78,7 @@ type createIssuerInput struct {
 }
 
 func (a *api) createIssuer(ctx context.Context, in *createIssuerInput) (*issuerOutput, error) {
-	want, err := in.Body.issuer(in.Tenant, in.Body.Name)
+	want, err := in.Body.issuer(in.Body.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +92,7 @@ type replaceIssuerInput struct {
 }
 
 func (a *api) replaceIssuer(ctx context.Context, in *replaceIssuerInput) (*issuerOutput, error) {
-	want, err := in.Body.issuer(in.Tenant, in.Name)
+	want, err := in.Body.issuer(in.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +101,7 @@ func (a *api) replaceIssuer(ctx context.Context, in *replaceIssuerInput) (*issue
 }
 
 func (a *api) removeIssuer(ctx context.Context, in *IssuerInput) (*none, error) {
-	return nil, a.Control.RemoveIssuer(ctx, principal(ctx), in.Tenant, in.Name)
+	return nil, a.Control.RemoveIssuer(ctx, principal(ctx), in.Name)
 }
 
 type revocationsOutput struct {
@@ -117,15 +110,14 @@ type revocationsOutput struct {
 	}
 }
 
-func (a *api) listRevocations(ctx context.Context, in *OwnerInput) (*revocationsOutput, error) {
-	list, err := a.Control.Revocations(ctx, principal(ctx), in.Tenant)
+func (a *api) listRevocations(ctx context.Context, _ *none) (*revocationsOutput, error) {
+	list, err := a.Control.Revocations(ctx, principal(ctx))
 	out := &revocationsOutput{}
 	out.Body.Revocations = orEmpty(list)
 	return out, err
 }
 
 type revokeInput struct {
-	OwnerInput
 	Body struct {
 		Principal string `json:"principal" minLength:"1" maxLength:"512" doc:"user:ISSUER:SUBJECT, cert:ID or issuer:NAME"`
 		Barred    bool   `json:"barred,omitempty" doc:"what is issued later is not good either"`
@@ -136,17 +128,16 @@ type revokeInput struct {
 type revocationOutput struct{ Body bawn.Revocation }
 
 func (a *api) revoke(ctx context.Context, in *revokeInput) (*revocationOutput, error) {
-	r, err := a.Control.Revoke(ctx, principal(ctx), bawn.Revocation{Tenant: in.Tenant, Principal: in.Body.Principal, Barred: in.Body.Barred, Reason: in.Body.Reason})
+	r, err := a.Control.Revoke(ctx, principal(ctx), bawn.Revocation{Principal: in.Body.Principal, Barred: in.Body.Barred, Reason: in.Body.Reason})
 	return &revocationOutput{r}, err
 }
 
 type liftInput struct {
 	ID string `path:"id" maxLength:"64"`
-	OwnerInput
 }
 
 func (a *api) lift(ctx context.Context, in *liftInput) (*none, error) {
-	return nil, a.Control.Lift(ctx, principal(ctx), in.Tenant, in.ID)
+	return nil, a.Control.Lift(ctx, principal(ctx), in.ID)
 }
 
 // Login is how somebody becomes known to an issuer, so that it vouches for them.

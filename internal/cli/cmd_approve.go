@@ -20,8 +20,8 @@ func newApprove(a *app) *cobra.Command {
 		Long: `Makes a version that waits for approval live, or with --reject drops it. "bawn approvals"
 lists what waits, and what each would let through.
 
-Whoever asked for it may not approve it, nor may a key that they made: the context has
-to be somebody else's, with the role admin or policy-admin, who holds what the version
+Whoever asked for it may not approve it, nor may who made their key or a key that they
+made: the context has to be somebody else's, with the role admin or policy-admin, who holds what the version
 grants. If what is live has changed since so that the version would widen something
 else, it has to be deployed again. Who asked for it may take it back with --reject.`,
 		Example: `  bawn approvals

@@ -30,7 +30,7 @@ func newIssuer(a *app) *cobra.Command {
 
 func newIssuerAdd(a *app) *cobra.Command {
 	i := client.NewIssuer{}
-	var tenant, ca string
+	var ca string
 	var roles, require []string
 	var replace bool
 	c := &cobra.Command{
@@ -89,7 +89,7 @@ certificate (spiffe://DOMAIN/PATH with * for one step, dns:*.example.org, cn:NAM
 			if replace {
 				put = c.ReplaceIssuer
 			}
-			made, err := put(cmd.Context(), tenant, i)
+			made, err := put(cmd.Context(), i)
 			if err != nil {
 				return err
 			}
@@ -109,7 +109,6 @@ certificate (spiffe://DOMAIN/PATH with * for one step, dns:*.example.org, cn:NAM
 	f.StringVar(&i.MaxLife, "max-life", "", "how long its tokens may live (default: 24h)")
 	f.BoolVar(&i.Private, "private", false, "for an operator: its server may be at an address that is not of the public internet")
 	f.StringVar(&ca, "ca", "", "PEM file: the authority, or with --url that of the issuer's server")
-	f.StringVar(&tenant, "tenant", "", "for an operator: the tenant that it is for (default: yours)")
 	f.BoolVar(&replace, "replace", false, "give an issuer that is there other settings: all that are not named go back to their default")
 	c.MarkFlagFilename("ca", "pem", "crt")
 	a.addOutput(c)
@@ -151,7 +150,6 @@ func (a *app) showIssuer(i *bawn.Issuer) error {
 }
 
 func newIssuerList(a *app) *cobra.Command {
-	var tenant string
 	c := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List issuers",
 		Example:           `  bawn issuer ls`,
@@ -163,7 +161,7 @@ func newIssuerList(a *app) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			list, err := c.Issuers(cmd.Context(), tenant)
+			list, err := c.Issuers(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -177,13 +175,11 @@ func newIssuerList(a *app) *cobra.Command {
 			return a.table([]string{"NAME", "KIND", "URL", "AUDIENCE", "UPDATED"}, rows)
 		}),
 	}
-	c.Flags().StringVar(&tenant, "tenant", "", "for an operator: of this tenant")
 	a.addOutput(c)
 	return c
 }
 
 func newIssuerShow(a *app) *cobra.Command {
-	var tenant string
 	c := &cobra.Command{
 		Use: "show NAME", Short: "Show an issuer's settings",
 		Example:           `  bawn issuer show corp`,
@@ -195,20 +191,18 @@ func newIssuerShow(a *app) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			i, err := c.Issuer(cmd.Context(), tenant, args[0])
+			i, err := c.Issuer(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			return a.showIssuer(i)
 		}),
 	}
-	c.Flags().StringVar(&tenant, "tenant", "", "for an operator: of this tenant")
 	a.addOutput(c)
 	return c
 }
 
 func newIssuerRemove(a *app) *cobra.Command {
-	var tenant string
 	c := &cobra.Command{
 		Use: "rm NAME", Short: "Forget an issuer: whoever it vouches for is out at once",
 		Example:           `  bawn issuer rm corp`,
@@ -220,7 +214,7 @@ func newIssuerRemove(a *app) *cobra.Command {
 				return err
 			}
 			defer c.Close()
-			if err := c.RemoveIssuer(cmd.Context(), tenant, args[0]); err != nil {
+			if err := c.RemoveIssuer(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			if a.format == "json" {
@@ -230,14 +224,13 @@ func newIssuerRemove(a *app) *cobra.Command {
 			return nil
 		}),
 	}
-	c.Flags().StringVar(&tenant, "tenant", "", "for an operator: of this tenant")
 	a.addOutput(c)
 	return c
 }
 
 func newRevoke(a *app) *cobra.Command {
 	var r client.NewRevocation
-	var tenant, lift string
+	var lift string
 	var list bool
 	c := &cobra.Command{
 		Use:     "revoke user:ISSUER:SUBJECT | cert:ID | issuer:NAME | key:ID",
@@ -265,7 +258,7 @@ a certificate that has no SPIFFE id stays refused.`,
 			defer c.Close()
 			switch {
 			case list:
-				all, err := c.Revocations(cmd.Context(), tenant)
+				all, err := c.Revocations(cmd.Context())
 				if err != nil {
 					return err
 				}
@@ -282,7 +275,7 @@ a certificate that has no SPIFFE id stays refused.`,
 				}
 				return a.table([]string{"ID", "PRINCIPAL", "ENDED", "REASON", "BY"}, rows)
 			case lift != "":
-				if err := c.LiftRevocation(cmd.Context(), tenant, lift); err != nil {
+				if err := c.LiftRevocation(cmd.Context(), lift); err != nil {
 					return err
 				}
 				if a.format == "json" {
@@ -296,7 +289,7 @@ a certificate that has no SPIFFE id stays refused.`,
 			} else {
 				r.Principal = args[0]
 				var made *bawn.Revocation
-				if made, err = c.Revoke(cmd.Context(), tenant, r); err == nil && a.format == "json" {
+				if made, err = c.Revoke(cmd.Context(), r); err == nil && a.format == "json" {
 					return a.printJSON(made)
 				}
 			}
@@ -315,7 +308,6 @@ a certificate that has no SPIFFE id stays refused.`,
 	f.BoolVar(&r.Barred, "bar", false, "what is issued later is not good either")
 	f.BoolVar(&list, "list", false, "list what was revoked")
 	f.StringVar(&lift, "lift", "", "take the revocation with this id back")
-	f.StringVar(&tenant, "tenant", "", "for an operator: of this tenant")
 	a.addOutput(c)
 	return c
 }

@@ -27,6 +27,7 @@ type Approval struct {
 	Changes     []Change     `json:"changes" nullable:"false" doc:"against that version"`
 	Version     bawn.Version `json:"version" doc:"what would become live; its number is given when it does"`
 	RequestedBy string       `json:"requestedBy"`
+	Makers      []string     `json:"makers,omitempty" nullable:"false" doc:"who made the key that asked, who made that one, and so on: none of them may approve it"`
 	RequestedAt time.Time    `json:"requestedAt"`
 	ExpiresAt   time.Time    `json:"expiresAt"`
 }
@@ -71,7 +72,7 @@ func (c *Control) request(ctx context.Context, p bawn.Principal, d *Deployment) 
 	now := c.cfg.Now().UTC()
 	a := Approval{
 		ID: bawn.NewID(), Tenant: v.Tenant, Function: v.Function, Changes: d.Changes, Version: *v,
-		RequestedBy: p.String(), RequestedAt: now, ExpiresAt: now.Add(approvalFor),
+		RequestedBy: p.String(), Makers: c.lineage(p.String())[1:], RequestedAt: now, ExpiresAt: now.Add(approvalFor),
 	}
 	if d.Created {
 		a.Version.Number = 0 // others may become versions before it
@@ -142,8 +143,8 @@ func (c *Control) Approvals(ctx context.Context, p bawn.Principal) ([]Approval, 
 }
 
 // Approve makes the version of a request live. Who asked for it may not do it,
-// nor may a key that they made, and whoever does must hold what the version
-// grants; controls A5 and A8. If what is live has changed so that the version
+// nor may who made their key or a key that they made, and whoever does must hold
+// what the version grants; controls A5 and A8. If what is live has changed so that the version
 // would widen something else by now, that is [bawn.CodeConflict].
 func (c *Control) Approve(ctx context.Context, p bawn.Principal, id string) (Deployment, error) {
 	const op = "control.approve"
@@ -157,9 +158,9 @@ func (c *Control) Approve(ctx context.Context, p bawn.Principal, id string) (Dep
 	refuse := func(err *bawn.Error) (Deployment, error) {
 		return Deployment{}, c.refused(ctx, p, bawn.Record{Function: a.Function, Action: "approve", Control: "A5", Detail: map[string]string{"approval": id}}, err)
 	}
-	if !c.cfg.Solo && c.same(a.RequestedBy, p.String()) {
-		return refuse(bawn.Errorf(bawn.CodeDenied, op, "whoever asked for this may not approve it, nor may a key that they made").
-			WithFix("have somebody else approve it: another key or user with the right to approve"))
+	if !c.cfg.Solo && c.same(&a, p.String()) {
+		return refuse(bawn.Errorf(bawn.CodeDenied, op, "whoever asked for this may not approve it, nor may who made their key or a key that they made").
+			WithFix("have somebody else approve it: another user, or a key that neither made the other"))
 	}
 	v := a.Version
 	// What it was tested against may have changed since it was asked for.
@@ -232,15 +233,23 @@ func (c *Control) Reject(ctx context.Context, p bawn.Principal, id string) error
 	})
 }
 
-// same reports whether approver is nobody else than requester: the same
-// principal, a key that the requester made, itself or by keys it made, or the
-// user whose key the requester is.
-func (c *Control) same(requester, approver string) bool {
+// same reports whether approver is nobody else than who asked for a: the same
+// principal, one that made the other's key, itself or by keys that it made, or a
+// key of the same user or certificate. Who made the key that asked is as it was
+// then: revoking a key between does not make its maker somebody else.
+func (c *Control) same(a *Approval, approver string) bool {
 	line := c.lineage(approver)
-	if slices.Contains(line, requester) || strings.HasPrefix(approver, "key:") && len(line) == 1 {
+	asked := append([]string{a.RequestedBy}, a.Makers...)
+	if slices.Contains(line, a.RequestedBy) || slices.Contains(asked, approver) {
+		return true
+	}
+	if strings.HasPrefix(approver, bawn.PrincipalKey+":") && len(line) == 1 {
 		return true // of a key that is gone nobody knows who made it
 	}
-	return strings.HasPrefix(approver, "user:") && slices.Contains(c.lineage(requester), approver)
+	return slices.ContainsFunc(line, func(maker string) bool {
+		kind, _, _ := strings.Cut(maker, ":")
+		return (kind == bawn.PrincipalUser || kind == bawn.PrincipalCert) && slices.Contains(asked, maker)
+	})
 }
 
 // lineage is a principal, who made it, who made that, and so on.

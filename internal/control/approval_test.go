@@ -39,10 +39,15 @@ func (p *plane) try(who bawn.Principal, name, digest string, with ...func(*manif
 	return d
 }
 
-// last is the newest record of an action and outcome.
-func (p *plane) last(action, outcome string) (last bawn.Record) {
+// last is the newest record of an action and outcome in the tenant main.
+func (p *plane) last(action, outcome string) bawn.Record {
 	p.t.Helper()
-	err := p.log.Read(context.Background(), evidence.Query{Tenant: "main"}, func(r bawn.Record) error {
+	return p.lastOf(bawn.DefaultTenant, action, outcome)
+}
+
+func (p *plane) lastOf(tenant, action, outcome string) (last bawn.Record) {
+	p.t.Helper()
+	err := p.log.Read(context.Background(), evidence.Query{Tenant: tenant}, func(r bawn.Record) error {
 		if r.Action == action && r.Outcome == outcome {
 			last = r
 		}
@@ -196,15 +201,45 @@ func TestA5(t *testing.T) {
 	code1(t, "of a function that is gone", err, bawn.CodeNotFound, "")
 }
 
-// A user's own keys are that user, in both directions.
-func TestA5Users(t *testing.T) {
-	p := fourEyes(t)
-	ann := bawn.Principal{Kind: bawn.PrincipalUser, ID: "ann", Tenant: "main", Roles: []bawn.Role{bawn.RoleAdmin}}
-	ci := p.key(ann, "ci", bawn.RoleDeployer)
-	digest := p.upload(ci, "def handler(e, c): return 1\n")
-	d := p.try(ci, "f", digest, route("GET", "/f"))
-	if !p.same(d.Pending.RequestedBy, ann.String()) {
-		t.Error("who made the key may approve what it asks for")
+// Who made a key is not a second principal for what it asks, whatever they are, nor
+// is what they made for what they ask, nor two keys of the same user or certificate.
+func TestA5Lineage(t *testing.T) {
+	p, ctx := fourEyes(t), context.Background()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	digest := p.upload(admin, "def handler(e, c): return 1\n")
+	for i, kind := range []string{bawn.PrincipalUser, bawn.PrincipalCert, bawn.PrincipalKey} {
+		ann := bawn.Principal{Kind: kind, ID: "ann", Tenant: "main", Roles: []bawn.Role{bawn.RoleAdmin}}
+		if kind == bawn.PrincipalKey {
+			ann = p.key(node, "ann", bawn.RoleAdmin)
+		}
+		ci, other := p.key(ann, "ci"+kind, bawn.RoleDeployer), p.key(ann, "other"+kind, bawn.RoleAdmin)
+		build := p.key(ci, "build"+kind, bawn.RoleDeployer)
+		for j, test := range []struct {
+			asks, approves bawn.Principal
+			allow          bool
+		}{
+			{ann, ann, false}, {ann, other, false}, {ann, build, false},
+			{ci, ann, false}, {build, ann, false}, {build, ci, false},
+			{ci, other, kind == bawn.PrincipalKey}, {build, other, kind == bawn.PrincipalKey},
+			{ci, p.key(node, fmt.Sprint("bob", i), bawn.RoleAdmin), true},
+			{build, bawn.Principal{Kind: bawn.PrincipalCert, ID: "eve", Tenant: "main"}, true},
+		} {
+			name := fmt.Sprintf("f%d-%d", i, j)
+			test.approves.Roles = []bawn.Role{bawn.RoleAdmin}
+			d := p.try(test.asks, name, digest, route("GET", "/"+name))
+			if _, err := p.Approve(ctx, test.approves, d.Pending.ID); (err == nil) != test.allow || err != nil && bawn.ErrorCode(err) != bawn.CodeDenied {
+				t.Errorf("%s asks, %s approves: %v", test.asks, test.approves, err)
+			}
+		}
+		// Nor when what leads back to them is revoked.
+		d := p.try(build, "gone"+kind, digest, route("GET", "/gone"+kind))
+		for _, k := range []bawn.Principal{build, ci} {
+			if err := p.cfg.Keys.Revoke(ctx, "main", k.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := p.Approve(ctx, ann, d.Pending.ID)
+		code1(t, kind+" after revoking", err, bawn.CodeDenied, "asked for this")
 	}
 }
 

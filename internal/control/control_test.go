@@ -104,10 +104,13 @@ func (p *plane) open() {
 		_, err = tenants.table.Create(ctx, name, tenant{Tenant: bawn.Tenant{Name: name, CreatedAt: today}})
 		check(err)
 	}
-	p.Control, err = Open(ctx, Config{Tenants: tenants, Halt: func(t string) { p.halted = append(p.halted, t) }, Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
+	people, err := identity.Open(ctx, identity.Config{Store: s, Keys: keys, Dir: filepath.Join(p.dir, "identity"), Secret: make([]byte, 32), Suspended: tenants.Suspended, Now: now})
+	check(err)
+	p.Control, err = Open(ctx, Config{Tenants: tenants, Identity: people, Halt: func(t string) { p.halted = append(p.halted, t) }, Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {
+		check(people.Close())
 		check(logs.Close())
 		check(log.Close())
 		check(s.Close())
