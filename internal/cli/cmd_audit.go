@@ -212,7 +212,11 @@ from the node, or from a folder that --dir names, such as DATA/audit of a node.`
 					return err
 				}
 				get = func(path string) ([]byte, error) { return c.AuditFile(ctx, path) }
-			} else if verifiers, _, err = readKeys(cmp.Or(keys, filepath.Join(dir, tlog.KeysFile))); err != nil {
+			} else if keys != "" {
+				if verifiers, _, err = readKeys(keys); err != nil {
+					return err
+				}
+			} else if verifiers, err = tlog.DirKeys(dir); err != nil {
 				return err
 			}
 			if _, err := tlog.Copy(ctx, out, verifiers, get); err != nil {

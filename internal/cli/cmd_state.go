@@ -119,7 +119,9 @@ audit log, with what was given up, before it takes effect.`,
 
 func (a *app) stateData(cfg *node.StateConfig) (err error) {
 	if cfg.Data == "" {
-		cfg.Data, err = defaultData(a.Getenv)
+		if cfg.Data, err = defaultData(a.Getenv); err != nil {
+			return err
+		}
 	}
-	return err
+	return node.EnterState(cfg)
 }

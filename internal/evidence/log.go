@@ -308,7 +308,12 @@ func (l *Log) takeOver(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(done, []byte(strconv.FormatInt(n, 10)+"\n"), 0o600); err != nil {
+	f, err := os.OpenFile(done, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		_, err = f.WriteString(strconv.FormatInt(n, 10) + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		return bawn.Wrap(err, bawn.CodeUnavailable, "evidence.open", "the audit log's folder cannot be written to")
 	}
 	return nil

@@ -298,6 +298,66 @@ func Own(dir string) error {
 	return nil
 }
 
+// Enter makes a process of root the owner of the data directory dir, if that is
+// another user, for good and on every thread: what the owner has put there may
+// lead root elsewhere, and leads nobody further than the owner goes anyway. It
+// returns the directory as it can be reached from then on. A directory that is
+// missing is left for the caller to miss.
+func Enter(dir string) (string, error) {
+	if os.Geteuid() != 0 {
+		return dir, nil
+	}
+	// A bare descriptor: it stays open until the process ends if it is needed.
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return dir, nil
+	}
+	var st, named unix.Stat_t
+	if err == nil {
+		if err = unix.Fstat(fd, &st); err != nil {
+			unix.Close(fd)
+		}
+	}
+	if err != nil {
+		return "", bawn.Wrap(err, bawn.CodeUnavailable, "host.data", "the data directory %s cannot be opened", dir)
+	}
+	if st.Uid == 0 {
+		unix.Close(fd)
+		return dir, nil
+	}
+	u := User{UID: int(st.Uid), GID: int(st.Gid)}
+	if u.GID == 0 {
+		u.GID = u.UID
+	}
+	if err := Become(u); err != nil {
+		return "", err
+	}
+	if unix.Stat(dir, &named) == nil && named.Dev == st.Dev && named.Ino == st.Ino {
+		unix.Close(fd)
+		return dir, nil
+	}
+	// A folder above is closed to the user; what is open is not.
+	return fmt.Sprintf("/proc/self/fd/%d", fd), nil
+}
+
+// Beside reports whether a process may put something beside a data directory, in
+// the folder parent: for root that is one in which nobody else can replace what
+// root has just made there.
+func Beside(parent string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(parent, &st); err != nil {
+		return bawn.Wrap(err, bawn.CodeUnavailable, "host.data", "the folder %s cannot be used", parent)
+	}
+	if st.Uid != 0 || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
+		return bawn.Errorf(bawn.CodeDenied, "host.data", "others than root can change what is in %s", parent).
+			WithFix("run this as user %d, or name a folder below one that is root's alone", st.Uid)
+	}
+	return nil
+}
+
 // maxDepth bounds the folders below a data directory; a package has at most 32
 // levels.
 const maxDepth = 64

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"bawn.dev/bawn"
@@ -139,7 +140,7 @@ func (r *replay) name(g int64) string {
 // readReplay reads one file into seen, and cuts off a record at its end that is
 // not whole. It reports whether all before that was as it was written.
 func readReplay(name string, seen map[nonce]bool) (whole bool, err error) {
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	f, err := os.OpenFile(name, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, err
 	}
@@ -304,7 +305,7 @@ func (r *replay) begin(g int64) error {
 		r.file.Close()
 		r.file = nil
 	}
-	f, err := os.OpenFile(r.name(g), os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(r.name(g), os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/backup"
+	"bawn.dev/bawn/internal/host"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -63,6 +63,11 @@ func Restore(ctx context.Context, cfg RestoreConfig) (_ *Restored, err error) {
 	if err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInvalid, op, "the data directory cannot be found")
 	}
+	if cfg.StateOnly {
+		if data, err = host.Enter(data); err != nil {
+			return nil, err
+		}
+	}
 	entries, err := os.ReadDir(data)
 	exists := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -84,9 +89,17 @@ func Restore(ctx context.Context, cfg RestoreConfig) (_ *Restored, err error) {
 		return nil, bawn.Errorf(bawn.CodeConflict, op, "%s is not empty", data).
 			WithFix("give --data another folder; or --force, which moves what is there aside; or --state-only, which keeps the node's identity and audit log")
 	}
-	parent := filepath.Dir(data)
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return nil, restoreFailed(err)
+	// What replaces parts of a node is made in its own folder, as its owner; what
+	// replaces all of it, beside that.
+	parent := data
+	if !cfg.StateOnly {
+		parent = filepath.Dir(data)
+		if err := os.MkdirAll(parent, 0o700); err != nil {
+			return nil, restoreFailed(err)
+		}
+		if err := host.Beside(parent); err != nil {
+			return nil, err
+		}
 	}
 	stage, err := os.MkdirTemp(parent, ".bawn-restore-")
 	if err != nil {
@@ -106,9 +119,6 @@ func Restore(ctx context.Context, cfg RestoreConfig) (_ *Restored, err error) {
 	}
 	if err := r.swap(exists && len(entries) > 0); err != nil {
 		return nil, err
-	}
-	if cfg.StateOnly {
-		return r.out, keepOwner(data)
 	}
 	return r.out, nil
 }
@@ -383,6 +393,14 @@ func openAll(ctx context.Context, st *store.Store) error {
 	return nil
 }
 
+// EnterState makes a process of root the owner of the data directory that cfg
+// names, as [CheckState], [AcceptState] and a [Restore] of the state alone do by
+// themselves; who calls more than one of them does it first.
+func EnterState(cfg *StateConfig) (err error) {
+	cfg.Data, err = host.Enter(cfg.Data)
+	return err
+}
+
 // StateConfig says what [CheckState] and [AcceptState] look at.
 type StateConfig struct {
 	Data string // the data directory; no node may run on it
@@ -461,14 +479,17 @@ func withState(ctx context.Context, cfg StateConfig, expect bool, do func(*offli
 	if err != nil {
 		return bawn.Wrap(err, bawn.CodeInvalid, "node.state", "the data directory cannot be found")
 	}
+	if data, err = host.Enter(data); err != nil {
+		return err
+	}
 	if _, err := os.Stat(filepath.Join(data, "ca.pem")); err != nil {
-		return bawn.Wrap(err, bawn.CodeNotFound, "node.state", "there is no node in %s", data).WithFix("name its data directory with --data DIR")
+		return bawn.Wrap(err, bawn.CodeNotFound, "node.state", "there is no node in %s", cfg.Data).WithFix("name its data directory with --data DIR")
 	}
 	unlock, err := store.LockDir(data)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, keepOwner(data), unlock()) }()
+	defer func() { err = errors.Join(err, unlock()) }()
 	ca, err := openAuthority(data, nil, time.Now())
 	if err != nil {
 		return err
@@ -498,47 +519,4 @@ func withState(ctx context.Context, cfg StateConfig, expect bool, do func(*offli
 	return do(&offline{store: st, append: func(ctx context.Context, kind bawn.RecordKind, action string, detail map[string]string) error {
 		return record.Append(ctx, bawn.Record{Kind: kind, Tenant: bawn.DefaultTenant, Principal: bawn.PrincipalNode + ":" + ca.id(), Action: action, Outcome: "ok", Detail: detail})
 	}})
-}
-
-// keepOwner gives what root has made in a data directory to whom the rest belongs,
-// so that a node which gave its rights away can still read it.
-func keepOwner(data string) error {
-	info, err := os.Stat(data)
-	if err != nil || os.Geteuid() != 0 {
-		return err
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || owner.Uid == 0 {
-		return nil
-	}
-	// The owner can put links there: nothing outside, and no file that is somewhere
-	// else as well, is given away.
-	root, err := os.OpenRoot(data)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	give := func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := root.Lstat(path)
-		if err != nil {
-			return err
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || st.Uid != 0 || !info.IsDir() && (!info.Mode().IsRegular() || st.Nlink != 1) {
-			return nil
-		}
-		return root.Lchown(path, int(owner.Uid), int(owner.Gid))
-	}
-	for _, dir := range []string{"store", "state", "audit"} { // what is the server's; other folders are the spawner's
-		if _, err := root.Lstat(dir); err != nil {
-			continue
-		}
-		if err := fs.WalkDir(root.FS(), dir, give); err != nil {
-			return err
-		}
-	}
-	return nil
 }

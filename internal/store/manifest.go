@@ -266,7 +266,7 @@ func (m *manifestFile) load() (c contents, missing, broken bool, err error) {
 
 // open makes the file ready to be added to after what c says of it.
 func (m *manifestFile) open(s *Store, c contents) error {
-	f, err := os.OpenFile(m.path, os.O_RDWR, 0)
+	f, err := os.OpenFile(m.path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err == nil {
 		// What a write that was cut short left goes before anything comes after it.
 		err = f.Truncate(c.size)
@@ -290,7 +290,7 @@ func (m *manifestFile) take(s *Store, f *os.File, c contents) {
 // replace writes rows as a new manifest in place of the old one, if any.
 func (m *manifestFile) replace(s *Store, rows map[string]want, seq uint64) error {
 	data, c := m.snapshot(rows, seq)
-	f, err := os.OpenFile(m.path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := createNew(m.path + ".new")
 	if err == nil {
 		if _, err = f.Write(data); err == nil {
 			err = f.Sync()
@@ -308,6 +308,19 @@ func (m *manifestFile) replace(s *Store, rows map[string]want, seq uint64) error
 	}
 	m.take(s, f, c)
 	return nil
+}
+
+// createNew makes a file to write to. What has the name is removed and never
+// written to: it may be a link, or have another name elsewhere.
+func createNew(name string) (*os.File, error) {
+	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL | syscall.O_NOFOLLOW
+	f, err := os.OpenFile(name, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		if err = os.Remove(name); err == nil {
+			f, err = os.OpenFile(name, flags, 0o600)
+		}
+	}
+	return f, err
 }
 
 func manifestFailed(err error) error {

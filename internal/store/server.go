@@ -364,7 +364,7 @@ func checkFormat(dir string) error {
 
 // writeFormat writes the layout so that a crash leaves it whole or not at all.
 func writeFormat(name string) error {
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := createNew(name + ".new")
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	merkle "golang.org/x/mod/sumdb/tlog"
 
@@ -111,7 +112,14 @@ type files struct{ dir string }
 
 // read returns a file of at most max bytes.
 func (f files) read(path string, max int64) ([]byte, error) {
-	file, err := os.Open(filepath.Join(f.dir, filepath.FromSlash(path)))
+	// A link may not lead out of the folder, and nothing but a file is waited for:
+	// who reads may be more than who wrote.
+	root, err := os.OpenRoot(f.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	file, err := root.OpenFile(filepath.FromSlash(path), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -224,14 +232,26 @@ func (f files) firstBundle(n int64) int64 {
 	return lo
 }
 
-// create writes a file and brings it, though not its folder's entry, to the
-// disk. The folders above are made.
+// create writes a new file and brings it, though not its folder's entry, to the
+// disk. The folders above are made. What has the name is removed and never
+// written to: it may be a link, or have another name elsewhere.
 func (f files) create(path string, data []byte) error {
-	name := filepath.Join(f.dir, filepath.FromSlash(path))
-	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = mkdirs(filepath.Dir(name)); err == nil {
-			file, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	root, err := os.OpenRoot(f.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name := filepath.FromSlash(path)
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL | syscall.O_NOFOLLOW
+	file, err := root.OpenFile(name, flags, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err = f.mkdirs(root, filepath.Dir(name)); err == nil {
+			file, err = root.OpenFile(name, flags, 0o600)
+		}
+	case errors.Is(err, fs.ErrExist):
+		if err = root.Remove(name); err == nil {
+			file, err = root.OpenFile(name, flags, 0o600)
 		}
 	}
 	if err != nil {
@@ -249,11 +269,37 @@ func (f files) replace(path string, data []byte) error {
 	if err := f.create(tmp, data); err != nil {
 		return err
 	}
-	name := filepath.Join(f.dir, filepath.FromSlash(path))
-	if err := os.Rename(filepath.Join(f.dir, filepath.FromSlash(tmp)), name); err != nil {
+	root, err := os.OpenRoot(f.dir)
+	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
+	defer root.Close()
+	if err := root.Rename(filepath.FromSlash(tmp), filepath.FromSlash(path)); err != nil {
+		return err
+	}
+	return syncIn(root, filepath.Dir(filepath.FromSlash(path)))
+}
+
+// mkdirs makes a folder below root and those above it, durably.
+func (f files) mkdirs(root *os.Root, dir string) error {
+	if _, err := root.Stat(dir); err == nil || dir == "." {
+		return err
+	}
+	if err := f.mkdirs(root, filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := root.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncIn(root, filepath.Dir(dir))
+}
+
+func syncIn(root *os.Root, dir string) error {
+	d, err := root.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // mkdirs makes a folder and those above it, durably.

@@ -229,7 +229,11 @@ func (l *Log) openSpool() error {
 		l.segName = s.name
 	}
 	for _, name := range sp.bad {
-		if err := copyFile(filepath.Join(l.spool, name), filepath.Join(l.spool, name+".bad")); err != nil {
+		b, err := files{l.spool}.read(name, maxSegment)
+		if err == nil {
+			err = files{l.spool}.create(name+".bad", b)
+		}
+		if err != nil {
 			return failed(err, op, "a damaged part of the spool cannot be kept aside")
 		}
 	}
@@ -251,14 +255,6 @@ func syncFile(path string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
-}
-
-func copyFile(from, to string) error {
-	b, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(to, b, 0o600)
 }
 
 // Recovery returns what Open found.

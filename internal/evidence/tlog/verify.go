@@ -352,6 +352,16 @@ func DirResource(dir string) func(path string) ([]byte, error) {
 	}
 }
 
+// DirKeys reads the public key that lies in a log's folder.
+func DirKeys(dir string) ([]note.Verifier, error) {
+	b, err := files{dir}.read(KeysFile, maxCheckpoint)
+	if err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeInvalid, "tlog.keys", "the log's public key in %s cannot be read", dir).WithFix("name a file that holds it with --keys")
+	}
+	logs, _, err := ParseKeys(b)
+	return logs, err
+}
+
 // String says who signed when.
 func (c Cosignature) String() string {
 	return fmt.Sprintf("%s at %s", c.Witness, c.Time.UTC().Format(time.RFC3339))
