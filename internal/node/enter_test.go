@@ -74,7 +74,7 @@ func TestJ3RepairLeavesRoot(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestJ3RepairLeavesRoot$")
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestJ3RepairLeavesRoot$", "-test.timeout=30s")
 	cmd.Env = append(os.Environ(), asRoot+"="+cfg.Data)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
