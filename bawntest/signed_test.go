@@ -124,7 +124,9 @@ func TestSignedInvoke(t *testing.T) {
 		{"an unknown key", aws.Credentials{AccessKeyID: "AKIAIOSFODNN7EXAMPLE", SecretAccessKey: key.SecretAccessKey}, path, 0, nil, 403, "UnrecognizedClientException"},
 		{"a session token", aws.Credentials{AccessKeyID: key.AccessKeyID, SecretAccessKey: key.SecretAccessKey, SessionToken: "x"}, path, 0, nil, 403, "UnrecognizedClientException"},
 		{"another key's secret", aws.Credentials{AccessKeyID: key.AccessKeyID, SecretAccessKey: held.SecretAccessKey}, path, 0, nil, 403, "InvalidSignatureException"},
-		{"another signature", key, path, 0, auth(func(a string) string { return a[:len(a)-1] + map[bool]string{true: "1", false: "0"}[a[len(a)-1] == '0'] }), 403, "InvalidSignatureException"},
+		{"another signature", key, path, 0, auth(func(a string) string {
+			return a[:len(a)-1] + map[bool]string{true: "1", false: "0"}[a[len(a)-1] == '0']
+		}), 403, "InvalidSignatureException"},
 		{"another body", key, path, 0, func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(`{"say":"hell"}`)) }, 403, "InvalidSignatureException"},
 		{"another route", key, path, 0, func(r *http.Request) { r.URL.Path = fmt.Sprintf(invocations, "other") }, 403, "InvalidSignatureException"},
 		{"another qualifier", key, path, 0, func(r *http.Request) { r.URL.RawQuery = "Qualifier=1" }, 403, "InvalidSignatureException"},
