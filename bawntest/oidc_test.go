@@ -42,7 +42,7 @@ func (n *Node) loginOf(name string) client.LoginIssuer {
 func TestLoginWithARealIssuer(t *testing.T) {
 	o, n := NewOIDC(t), NewNode(t)
 	ctx := t.Context()
-	if _, err := n.CreateIssuer(ctx, "", o.Issuer("corp")); err != nil {
+	if _, err := n.CreateIssuer(ctx, o.Issuer("corp")); err != nil {
 		t.Fatal(err)
 	}
 	browse := func(name string) func(string) {
@@ -140,13 +140,13 @@ func TestLoginWithARealIssuer(t *testing.T) {
 
 	// Revoked, it is of no use, and neither is what is issued later while it is
 	// barred.
-	if _, err := n.Revoke(ctx, "", client.NewRevocation{Principal: "user:corp:ann", Barred: true}); err != nil {
+	if _, err := n.Revoke(ctx, client.NewRevocation{Principal: "user:corp:ann", Barred: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.As(again.Token).Whoami(ctx); bawn.ErrorCode(err) != bawn.CodeUnauthenticated {
 		t.Errorf("a revoked token: %v", err)
 	}
-	if err := n.RemoveIssuer(ctx, "", "corp"); err != nil {
+	if err := n.RemoveIssuer(ctx, "corp"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -156,7 +156,7 @@ func TestLoginWithARealIssuer(t *testing.T) {
 func TestCallersWithTokens(t *testing.T) {
 	o, n := NewOIDC(t), NewNode(t)
 	n.deployEcho()
-	if _, err := n.CreateIssuer(t.Context(), "", o.Issuer("corp")); err != nil {
+	if _, err := n.CreateIssuer(t.Context(), o.Issuer("corp")); err != nil {
 		t.Fatal(err)
 	}
 	bob, err := client.LoginBrowser(t.Context(), n.loginOf("corp"), func(where string) { go o.Browse(where, "bob") })
@@ -187,7 +187,7 @@ func TestCallersWithTokens(t *testing.T) {
 			t.Errorf("%s: %d", what, got)
 		}
 	}
-	if _, err := n.Revoke(t.Context(), "", client.NewRevocation{Principal: "issuer:corp"}); err != nil {
+	if _, err := n.Revoke(t.Context(), client.NewRevocation{Principal: "issuer:corp"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := post(bob.Token); got != 401 {

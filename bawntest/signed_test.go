@@ -267,12 +267,12 @@ func TestPeopleAndMachinesInvoke(t *testing.T) {
 	})
 	srv, token := newIssuer(t)
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw}))
-	if _, err := n.CreateIssuer(t.Context(), "", client.NewIssuer{Name: "corp", Kind: bawn.IssuerOIDC, URL: srv.URL, ClientID: "bawn", CA: ca, Private: true,
+	if _, err := n.CreateIssuer(t.Context(), client.NewIssuer{Name: "corp", Kind: bawn.IssuerOIDC, URL: srv.URL, ClientID: "bawn", CA: ca, Private: true,
 		Roles: map[string][]bawn.Role{"staff": {bawn.RoleInvoker}, "shop": {"shop"}, "*": {bawn.RoleViewer}}}); err != nil {
 		t.Fatal(err)
 	}
 	roots, cert := newMachine(t, "build")
-	if _, err := n.CreateIssuer(t.Context(), "", client.NewIssuer{Name: "machines", Kind: bawn.IssuerCA, CA: roots, Roles: map[string][]bawn.Role{"cn:build": {bawn.RoleInvoker}}}); err != nil {
+	if _, err := n.CreateIssuer(t.Context(), client.NewIssuer{Name: "machines", Kind: bawn.IssuerCA, CA: roots, Roles: map[string][]bawn.Role{"cn:build": {bawn.RoleInvoker}}}); err != nil {
 		t.Fatal(err)
 	}
 	with := func(certs ...tls.Certificate) *http.Client {
@@ -318,7 +318,7 @@ func TestPeopleAndMachinesInvoke(t *testing.T) {
 		}
 	}
 	for _, who := range []string{"user:corp:ann", "issuer:machines"} {
-		if _, err := n.Revoke(t.Context(), "", client.NewRevocation{Principal: who}); err != nil {
+		if _, err := n.Revoke(t.Context(), client.NewRevocation{Principal: who}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -107,18 +107,17 @@ var named = map[string][]form{
 	"POST /v1/tenants/{tenant}/resume":  {{path: "/v1/tenants/<tenant>/resume", operator: ofTenants}},
 	"DELETE /v1/tenants/{tenant}":       {{path: "/v1/tenants/<tenant>?dryRun=true", operator: ofTenants}, {path: "/v1/tenants/<tenant>?confirm=<tenant>", operator: ofTenants}},
 
-	"GET /v1/issuers":           {{path: "/v1/issuers?tenant=<tenant>", operator: ofTenants}},
-	"POST /v1/issuers":          {{path: "/v1/issuers?tenant=<tenant>", body: `{"name": "corp", ` + oidcIssuer + `}`, operator: ofTenants}},
-	"GET /v1/issuers/{name}":    {{path: "/v1/issuers/<issuer>"}, {path: "/v1/issuers/<issuer>?tenant=<tenant>", operator: ofTenants}},
-	"PUT /v1/issuers/{name}":    {{path: "/v1/issuers/<issuer>", body: `{` + oidcIssuer + `}`}, {path: "/v1/issuers/<issuer>?tenant=<tenant>", body: `{` + oidcIssuer + `}`, operator: ofTenants}},
-	"DELETE /v1/issuers/{name}": {{path: "/v1/issuers/<issuer>"}, {path: "/v1/issuers/<issuer>?tenant=<tenant>", operator: ofTenants}},
+	"GET /v1/issuers":           {},
+	"POST /v1/issuers":          {},
+	"GET /v1/issuers/{name}":    {{path: "/v1/issuers/<issuer>"}},
+	"PUT /v1/issuers/{name}":    {{path: "/v1/issuers/<issuer>", body: `{` + oidcIssuer + `}`}},
+	"DELETE /v1/issuers/{name}": {{path: "/v1/issuers/<issuer>"}},
 
-	"GET /v1/revocations": {{path: "/v1/revocations?tenant=<tenant>", operator: ofTenants}},
+	"GET /v1/revocations": {},
 	"POST /v1/revocations": {
 		{path: "/v1/revocations", body: `{"principal": "user:<issuer>:somebody"}`}, {path: "/v1/revocations", body: `{"principal": "issuer:<issuer>"}`},
-		{path: "/v1/revocations?tenant=<tenant>", body: `{"principal": "cert:somebody"}`, operator: ofTenants},
 	},
-	"DELETE /v1/revocations/{id}": {{path: "/v1/revocations/<revocation>"}, {path: "/v1/revocations/<revocation>?tenant=<tenant>", operator: ofTenants}},
+	"DELETE /v1/revocations/{id}": {{path: "/v1/revocations/<revocation>"}},
 
 	"GET /v1/keys":         {},
 	"POST /v1/keys":        {{path: "/v1/keys", body: `{"name": "made", "role": "viewer", "functions": ["<function>"]}`}},
@@ -184,9 +183,9 @@ func newMatrix(t *testing.T) *matrix {
 	must(err)
 	_, err = m.acme.SetGuardrail(ctx, "hedge", "forbid (principal is Bawn::Cert, action, resource);", false)
 	must(err)
-	_, err = m.acme.CreateIssuer(ctx, "", client.NewIssuer{Name: "staff", Kind: bawn.IssuerOIDC, URL: "https://staff.example.org", Audience: "theirs"})
+	_, err = m.acme.CreateIssuer(ctx, client.NewIssuer{Name: "staff", Kind: bawn.IssuerOIDC, URL: "https://staff.example.org", Audience: "theirs"})
 	must(err)
-	revoked, err := m.acme.Revoke(ctx, "", client.NewRevocation{Principal: "user:staff:eve-of-acme"})
+	revoked, err := m.acme.Revoke(ctx, client.NewRevocation{Principal: "user:staff:eve-of-acme"})
 	must(err)
 	// An attempt to call is an invocation, on a host without sandboxes too.
 	if inv, err := m.acme.Invoke(ctx, "vault", "", []byte(`{}`)); err == nil {
@@ -423,10 +422,10 @@ func TestA10Matrix(t *testing.T) {
 	if list, err := m.acme.Guardrails(ctx, false); err != nil || len(list) != 1 {
 		t.Errorf("acme's guardrails: %v %v", list, err)
 	}
-	if list, err := m.acme.Issuers(ctx, ""); err != nil || len(list) != 1 {
+	if list, err := m.acme.Issuers(ctx); err != nil || len(list) != 1 {
 		t.Errorf("acme's issuers: %v %v", list, err)
 	}
-	if list, err := m.acme.Revocations(ctx, ""); err != nil || len(list) != 1 {
+	if list, err := m.acme.Revocations(ctx); err != nil || len(list) != 1 {
 		t.Errorf("acme's revocations: %v %v", list, err)
 	}
 }
@@ -513,7 +512,7 @@ func TestJ1RemovedTenantLeavesNothing(t *testing.T) {
 		t.Fatalf("%+v %v", gone, err)
 	}
 	corp := client.NewIssuer{Name: "corp", Kind: bawn.IssuerOIDC, URL: "https://corp.example.org", Audience: "theirs"}
-	if _, err := m.n.CreateIssuer(ctx, "acme", corp); bawn.ErrorCode(err) != bawn.CodeNotFound {
+	if _, err := m.acme.CreateIssuer(ctx, corp); bawn.ErrorCode(err) != bawn.CodeUnauthenticated {
 		t.Errorf("an issuer for a tenant that was removed: %v", err)
 	}
 	if _, err := m.acme.Functions(ctx); bawn.ErrorCode(err) != bawn.CodeUnauthenticated {
@@ -521,7 +520,7 @@ func TestJ1RemovedTenantLeavesNothing(t *testing.T) {
 	}
 	// What acme's issuer stood for is free for others.
 	corp.URL = "https://staff.example.org"
-	if _, err := m.n.CreateIssuer(ctx, "", corp); err != nil {
+	if _, err := m.n.CreateIssuer(ctx, corp); err != nil {
 		t.Errorf("its issuer is still in the way: %v", err)
 	}
 }
