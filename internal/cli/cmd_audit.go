@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -244,6 +245,7 @@ from the node, or from a folder that --dir names, such as DATA/audit of a node.`
 func newAuditVerify(a *app) *cobra.Command {
 	var dir, keys, since, witnessKeys, receipt string
 	var quorum int
+	var maxAge time.Duration
 	c := &cobra.Command{
 		Use:   "verify --keys FILE {--dir DIR | --receipt FILE}",
 		Short: "Check a log, or a receipt, with public keys alone",
@@ -253,7 +255,8 @@ The exit code is 0 only if all of it holds. It asks no node and writes nothing.
 A log that was rolled back to an older signed state, or rewritten with its own key,
 verifies by itself: name a checkpoint that you have seen before with --since (a
 witness shows its newest at /seen/ORIGIN), and the keys of witnesses with
---witness-keys.`,
+--witness-keys. Their signatures must be young, or a whole disk of yesterday would pass:
+for a copy that was made earlier give --max-age.`,
 		Example: `  bawn audit verify --dir copy --keys keys.pub
   bawn audit verify --dir /var/lib/bawn/audit --keys keys.pub --since yesterday.checkpoint --witness-keys witness.pub
   bawn audit verify --receipt receipt.txt --keys keys.pub`,
@@ -281,7 +284,7 @@ witness shows its newest at /seen/ORIGIN), and the keys of witnesses with
 			if receipt != "" {
 				return a.verifyReceipt(receipt, logs, witnesses, quorum)
 			}
-			cfg := tlog.VerifyConfig{Dir: dir, Keys: logs, Witnesses: witnesses, Quorum: quorum}
+			cfg := tlog.VerifyConfig{Dir: dir, Keys: logs, Witnesses: witnesses, Quorum: quorum, MaxAge: maxAge}
 			if since != "" {
 				if cfg.Since, err = readSmall(since); err != nil {
 					return err
@@ -304,6 +307,9 @@ witness shows its newest at /seen/ORIGIN), and the keys of witnesses with
 			for _, s := range r.Cosigns {
 				a.printf("  %d entries were seen by %s\n", r.Cosigned, clean(s.String()))
 			}
+			if len(r.Cosigns) > 0 && r.Behind > 0 {
+				a.notef("%d entries came after that: no witness has seen them yet\n", r.Behind)
+			}
 			if r.Spooled > 0 {
 				a.notef("%d entries wait for a checkpoint: nothing vouches for them yet\n", r.Spooled)
 			}
@@ -316,6 +322,7 @@ witness shows its newest at /seen/ORIGIN), and the keys of witnesses with
 	f.StringVar(&since, "since", "", "a checkpoint seen before, which the log must have grown from")
 	f.StringVar(&witnessKeys, "witness-keys", "", "a file with the public keys of witnesses that must have signed")
 	f.IntVar(&quorum, "quorum", 0, "how many of the witnesses must have signed (0: all)")
+	f.DurationVar(&maxAge, "max-age", time.Hour, "how old the signatures of witnesses on a log may be (0: any age)")
 	f.StringVar(&receipt, "receipt", "", "check this receipt and no log")
 	c.MarkFlagDirname("dir")
 	for _, name := range []string{"keys", "since", "witness-keys", "receipt"} {

@@ -708,11 +708,14 @@ func TestTakeOver(t *testing.T) {
 // Old records go after a record that says so, and what is left verifies.
 func TestPrune(t *testing.T) {
 	dir := t.TempDir()
-	l, err := Open(t.Context(), Config{Dir: dir, Key: make([]byte, 32), MaxBytes: 100 << 10})
+	l, err := Open(t.Context(), Config{Dir: dir, Key: make([]byte, 32), MaxBytes: 100 << 10, Keep: "state.root"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindNode, Action: "state.root", Detail: map[string]string{"tables": "kept"}}); err != nil {
+		t.Fatal(err)
+	}
 	for range 2000 {
 		if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindOutcome, Reason: strings.Repeat("r", 200)}); err != nil {
 			t.Fatal(err)
@@ -721,8 +724,17 @@ func TestPrune(t *testing.T) {
 	if _, err := l.Publish(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// A flood does not wash away what is younger than a day.
+	if err := l.prune(t.Context()); err != nil || l.First() != 0 {
+		t.Fatal(l.First(), err)
+	}
+	l.cfg.MinAge = -1
 	if err := l.prune(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	kept := ""
+	if err := l.Read(t.Context(), Query{Action: "state.root", Limit: 1}, func(r bawn.Record) error { kept = r.Detail["tables"]; return nil }); err != nil || kept != "kept" {
+		t.Errorf("the newest state.root is %q, %v", kept, err)
 	}
 	if _, err := l.Publish(t.Context()); err != nil {
 		t.Fatal(err)
@@ -737,5 +749,39 @@ func TestPrune(t *testing.T) {
 	r, err := tlog.Verify(t.Context(), tlog.VerifyConfig{Dir: dir, Keys: keys})
 	if err != nil || r.First == 0 {
 		t.Fatal(r, err)
+	}
+}
+
+// A spool that somebody emptied is not a clean end: the gap is a record.
+func TestG1EmptiedSpoolShows(t *testing.T) {
+	dir := t.TempDir()
+	recovered := func(l *Log) (found []bawn.Record) {
+		if err := l.Read(t.Context(), Query{Action: "audit.recover"}, func(r bawn.Record) error { found = append(found, r); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	l := openLog(t, dir)
+	if err := l.Append(t.Context(), bawn.Record{Kind: bawn.KindChange, Action: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, dir)
+	if r := recovered(l); len(r) != 0 {
+		t.Errorf("after a clean end: %v", r)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "spool/clean")); err == nil {
+		t.Error("the mark of a clean end outlives the next start")
+	}
+	l.Close()
+	// As after a kill, with the spool removed.
+	if err := os.Remove(filepath.Join(dir, "spool/clean")); err != nil {
+		t.Fatal(err)
+	}
+	l = openLog(t, dir)
+	if r := recovered(l); len(r) != 1 || r[0].Outcome != "error" || r[0].Detail["from"] != "1" {
+		t.Errorf("after an emptied spool: %v", r)
 	}
 }

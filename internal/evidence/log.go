@@ -33,6 +33,7 @@ const (
 	publishWithin = 20 * time.Second
 	defaultBytes  = 4 << 30
 	defaultAge    = 400 * 24 * time.Hour
+	defaultMinAge = 24 * time.Hour
 	pruneEvery    = 10 * time.Minute
 )
 
@@ -44,6 +45,11 @@ type Config struct {
 	Log      *slog.Logger  // takes failures to write; nil discards
 	MaxBytes int64         // on disk, after which the oldest records go; 0 means 4 GiB or an eighth of the disk, whichever is less
 	MaxAge   time.Duration // after which records go; 0 means 400 days
+	MinAge   time.Duration // before which none goes, whatever the size; 0 means a day, less than 0 none
+
+	// Keep is the action of those records of the node of which the newest one is
+	// appended anew before anything is pruned; it may be empty.
+	Keep string
 
 	Witnesses []tlog.WitnessURL // who is shown every checkpoint
 
@@ -77,6 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	cfg.Origin = cmp.Or(cfg.Origin, "bawn")
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, defaultAge)
+	cfg.MinAge = cmp.Or(cfg.MinAge, defaultMinAge)
 	t, err := tlog.Open(tlog.Config{Dir: cfg.Dir, Origin: cfg.Origin, Seed: cfg.Key, Log: cfg.Log})
 	if err != nil {
 		return nil, err
@@ -132,6 +139,9 @@ func (l *Log) recovered(ctx context.Context) error {
 		Reason: "the run before did not end in order; every record that was acknowledged is here",
 		Detail: map[string]string{"checkpoint": strconv.FormatInt(r.Durable, 10), "replayed": strconv.FormatInt(r.Replayed, 10), "torn": strconv.FormatInt(r.Torn, 10)}}
 	switch {
+	case r.Unmarked:
+		rec.Outcome, rec.Reason = "error", "the run before left neither its spool nor the mark of an orderly end: every record from this place on that it made after its last checkpoint is lost, however many those were"
+		rec.Detail["from"] = strconv.FormatInt(r.Durable, 10)
 	case r.Missing > 0:
 		rec.Outcome, rec.Reason = "error", "the run before did not end in order, and its spool is damaged: records are lost here"
 		rec.Detail["lost"] = strconv.FormatInt(r.Missing, 10)
@@ -219,20 +229,35 @@ func (l *Log) prune(ctx context.Context) error {
 	var sizes []int64
 	var total int64
 	oldest := time.Now().Add(-l.cfg.MaxAge)
+	floor := time.Now().Add(-l.cfg.MinAge)
+	young := end  // the first that is too young to go by size
 	keep := first // the first that is young enough
 	for i := first; i < end; i += tlog.Bundle {
 		stored, size := l.Stored(i)
 		sizes = append(sizes, size)
+		if young == end && l.cfg.MinAge > 0 && stored.After(floor) {
+			young = i
+		}
 		if total += size; stored.Before(oldest) {
 			keep = i + tlog.Bundle
 		}
 	}
-	for n, i := 0, first; i < end && (total > l.cfg.MaxBytes || i < keep); n, i = n+1, i+tlog.Bundle {
+	for n, i := 0, first; i < end && (total > l.cfg.MaxBytes && i < young || i < keep); n, i = n+1, i+tlog.Bundle {
 		total -= sizes[n]
 		keep = max(keep, i+tlog.Bundle)
 	}
 	if keep == first {
 		return nil
+	}
+	// Nobody can wash away what the state is held against.
+	if l.cfg.Keep != "" {
+		err := l.Read(ctx, Query{Kinds: []bawn.RecordKind{bawn.KindNode}, Action: l.cfg.Keep, Limit: 1}, func(r bawn.Record) error {
+			r.ID, r.Time = "", time.Time{}
+			return l.Append(ctx, r)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	before := strconv.FormatInt(keep, 10)
 	err := l.Append(ctx, bawn.Record{Kind: bawn.KindNode, Tenant: bawn.DefaultTenant, Action: tlog.PruneAction, Outcome: "ok",
@@ -322,6 +347,7 @@ func (l *Log) takeOver(ctx context.Context) error {
 // Query selects records. Zero fields select everything.
 type Query struct {
 	Tenant, Function, Invocation string
+	Action                       string
 	Kinds                        []bawn.RecordKind
 	Since                        time.Time
 	Limit                        int  // only the newest so many of those that are there
@@ -330,7 +356,7 @@ type Query struct {
 
 func (q *Query) match(r *bawn.Record) bool {
 	return (q.Tenant == "" || r.Tenant == q.Tenant) && (q.Function == "" || r.Function == q.Function) &&
-		(q.Invocation == "" || r.Invocation == q.Invocation) && (len(q.Kinds) == 0 || slices.Contains(q.Kinds, r.Kind)) && !r.Time.Before(q.Since)
+		(q.Invocation == "" || r.Invocation == q.Invocation) && (q.Action == "" || r.Action == q.Action) && (len(q.Kinds) == 0 || slices.Contains(q.Kinds, r.Kind)) && !r.Time.Before(q.Since)
 }
 
 // Read calls fn for each record that q selects, oldest first, with its index in
@@ -339,6 +365,9 @@ func (q *Query) match(r *bawn.Record) bool {
 func (l *Log) Read(ctx context.Context, q Query, fn func(bawn.Record) error) error {
 	limit := min(q.Limit, maxLimit)
 	wanted := needles(q.Tenant, q.Function, q.Invocation)
+	if q.Action != "" {
+		wanted = append(wanted, []byte(`"`+q.Action+`"`))
+	}
 	end := l.Next()
 	from := l.since(q.Since, end)
 	if limit > 0 {

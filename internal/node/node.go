@@ -154,7 +154,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		witnesses = append(witnesses, w)
 	}
 	if n.record, err = evidence.Open(ctx, evidence.Config{
-		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + n.ca.id(), Key: secret.derive("audit log"), Witnesses: witnesses, Before: st, Log: log,
+		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + n.ca.id(), Key: secret.derive("audit log"), Witnesses: witnesses, Before: st, Keep: actionRoot, Log: log,
 	}); err != nil {
 		return nil, err
 	}

@@ -23,12 +23,12 @@ const (
 	// anchorWithin is how soon a change of the state is in the evidence: what is
 	// rolled back within that time, manifest and all, cannot be told.
 	anchorWithin = 5 * time.Second
-	// maxAnchorSearch is how many of the node's newest records are looked through
-	// for the last root.
-	maxAnchorSearch = 5000
-	maxDamageTold   = 100 // records about damage that one check makes
-	actionRoot      = "state.root"
-	actionDamaged   = "state.damaged"
+	// anchorAgain is how often the root is recorded although it is the same: it is
+	// found soon then, and an idle log has a checkpoint for witnesses to sign.
+	anchorAgain   = 20 * time.Minute
+	maxDamageTold = 100 // records about damage that one check makes
+	actionRoot    = "state.root"
+	actionDamaged = "state.damaged"
 )
 
 // openStore opens the store of the data directory, with the manifests of its tables
@@ -49,7 +49,7 @@ func (k rootSecret) stateKey() ed25519.PrivateKey {
 // of a Bawn that kept them in the store; nil means that there are none.
 func openEvidence(ctx context.Context, data string, ca *authority, secret rootSecret, before *store.Store, log *slog.Logger) (*evidence.Log, error) {
 	return evidence.Open(ctx, evidence.Config{
-		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + ca.id(), Key: secret.derive("audit log"), Before: before, Log: log,
+		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + ca.id(), Key: secret.derive("audit log"), Before: before, Keep: actionRoot, Log: log,
 	})
 }
 
@@ -57,10 +57,8 @@ func openEvidence(ctx context.Context, data string, ca *authority, secret rootSe
 // kept apart from them.
 func expectState(ctx context.Context, st *store.Store, record *evidence.Log) error {
 	var heads map[string]uint64
-	err := record.Read(ctx, evidence.Query{Kinds: []bawn.RecordKind{bawn.KindNode}, Limit: maxAnchorSearch}, func(r bawn.Record) error {
-		if r.Action == actionRoot {
-			heads = store.ParseHeads(r.Detail["tables"])
-		}
+	err := record.Read(ctx, evidence.Query{Kinds: []bawn.RecordKind{bawn.KindNode}, Action: actionRoot, Limit: 1}, func(r bawn.Record) error {
+		heads = store.ParseHeads(r.Detail["tables"])
 		return nil
 	})
 	st.Expect(heads)
@@ -77,10 +75,11 @@ type keeper struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 
-	mu   sync.Mutex // held for a check
-	told map[string]bool
-	last string       // what the newest anchor says; of run, and before and after it
-	hurt atomic.Int64 // how much the newest check found
+	mu     sync.Mutex // held for a check
+	told   map[string]bool
+	lastAt time.Time
+	last   string       // what the newest anchor says; of run, and before and after it
+	hurt   atomic.Int64 // how much the newest check found
 }
 
 // keepState begins to keep the state, once all its tables are open: what opening
@@ -195,7 +194,7 @@ func damageRecord(event func(action, outcome string, detail map[string]string) b
 // anchor puts the root of the state, and how far each table has come, into the
 // evidence: at once if always, else if it is another than the last.
 func (k *keeper) anchor(ctx context.Context, always bool) error {
-	if heads := k.store.Heads(); !always && heads.String() == k.last {
+	if heads := k.store.Heads(); !always && heads.String() == k.last && time.Since(k.lastAt) < anchorAgain {
 		return nil
 	}
 	h, err := k.store.Head()
@@ -205,7 +204,7 @@ func (k *keeper) anchor(ctx context.Context, always bool) error {
 	if err := k.record(ctx, k.event(actionRoot, "ok", map[string]string{"root": h.Root, "tables": h.String()})); err != nil {
 		return err
 	}
-	k.last = h.String()
+	k.last, k.lastAt = h.String(), time.Now()
 	return nil
 }
 

@@ -129,6 +129,7 @@ type Engine struct {
 	// The refusals of strangers, each door with a burst of its own: a flood at
 	// the public one must not hide who tries the other.
 	calls, rest burst
+	known       floods // the denials of everybody else
 }
 
 // burst counts the refusals of strangers at one door.
@@ -197,7 +198,8 @@ func New(log *evidence.Log, now func() time.Time) *Engine {
 //
 // The denials of anonymous callers are recorded up to a number each second. The
 // others are counted, in the detail leftOut of the next that is recorded, and
-// do not wait for the disk.
+// do not wait for the disk. The same holds for everybody else, with a burst and a
+// rate for each principal and each tenant.
 func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	now := e.now()
 	d := e.decide(&req, now, e.guards.Load())
@@ -226,6 +228,9 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 		}
 	}
 	record := e.log.Append
+	if !d.Allow {
+		record = func(ctx context.Context, r bawn.Record) error { return e.deny(ctx, req.Principal, r) }
+	}
 	if !d.Allow && req.Principal.Kind == bawn.Anonymous().Kind {
 		door := &e.rest
 		if req.Action == Invoke {
@@ -291,6 +296,25 @@ func (e *Engine) Refused(ctx context.Context, source, reason string) error {
 		Time: e.now(), Kind: bawn.KindDecision, Tenant: bawn.DefaultTenant,
 		Principal: bawn.Anonymous().String(), Source: source, Action: "authenticate", Outcome: "deny", Reason: reason,
 	})
+}
+
+// deny records the denial r of a known principal, or counts it.
+func (e *Engine) deny(ctx context.Context, p bawn.Principal, r bawn.Record) error {
+	left, ok := e.known.take(p.String(), p.Tenant, r.Time)
+	if !ok {
+		return nil
+	}
+	if left > 0 {
+		if r.Detail == nil {
+			r.Detail = map[string]string{}
+		}
+		r.Detail["leftOut"] = strconv.Itoa(left)
+	}
+	if err := e.log.Append(ctx, r); err != nil {
+		e.known.lost(p.String(), p.Tenant, r.Time, left+1)
+		return err
+	}
+	return nil
 }
 
 // refuse records the refusal r of a stranger, or counts it.

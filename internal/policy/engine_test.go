@@ -332,3 +332,57 @@ func BenchmarkAuthorize(b *testing.B) {
 		}
 	}
 }
+
+// Whoever has the least key cannot fill the log with denials: they are counted,
+// and what is allowed is recorded all the same.
+func TestH2DenialsAreBounded(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	e, l, _ := open(t, func() time.Time { return now })
+	p := key("main", bawn.RoleViewer)
+	ask := func() {
+		if d, err := e.Authorize(t.Context(), Request{Principal: p, Action: Keys, Resource: bawn.Ref{Tenant: "main"}}); err != nil || d.Allow {
+			t.Fatal(d, err)
+		}
+	}
+	const flood = 10 * principalBurst
+	for range flood {
+		ask()
+	}
+	for range 2 * principalBurst {
+		if d, err := e.Authorize(t.Context(), Request{Principal: key("main", bawn.RoleInvoker), Action: Invoke, Resource: bawn.Ref{Tenant: "main", Function: "f"}}); err != nil || !d.Allow {
+			t.Fatal(d, err)
+		}
+	}
+	now = now.Add(2 * time.Second)
+	ask()
+	denied, allowed, left := 0, 0, ""
+	err := l.Read(t.Context(), evidence.Query{}, func(r bawn.Record) error {
+		if r.Outcome == "deny" {
+			denied++
+		} else {
+			allowed++
+		}
+		left += r.Detail["leftOut"]
+		return nil
+	})
+	if err != nil || denied != principalBurst+1 || allowed != 2*principalBurst || left != fmt.Sprint(flood-principalBurst) {
+		t.Errorf("%d denied and %d allowed are recorded, %q left out, %v", denied, allowed, left, err)
+	}
+	// Nor with many keys of one tenant.
+	var f floods
+	n := 0
+	for i := range 100 * principalBurst {
+		if _, ok := f.take(fmt.Sprint(i%100), "main", now); ok {
+			n++
+		}
+	}
+	if n != tenantBurst {
+		t.Errorf("%d of a tenant are recorded in one second", n)
+	}
+	for i := range 3 * maxFloods {
+		f.take(fmt.Sprint(i), fmt.Sprint("t", i), now)
+	}
+	if len(f.of) > maxFloods+2 {
+		t.Errorf("%d are told apart", len(f.of))
+	}
+}

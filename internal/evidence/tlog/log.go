@@ -47,6 +47,7 @@ type Recovery struct {
 	Replayed int64 // entries that the spool held beyond it
 	Torn     int64 // bytes behind the last whole entry, which were cut
 	Missing  int64 // entries known to be lost: the spool is damaged
+	Unmarked bool  // no spool, and no signed mark of a clean end: what followed the checkpoint may be gone
 	Rebooted bool  // the machine was restarted since: what was not yet synced is lost
 }
 
@@ -58,6 +59,7 @@ type Log struct {
 	signer note.Signer
 	key    string // public
 	found  Recovery
+	fresh  bool          // there was no checkpoint before
 	stop   chan struct{} // closed by Close
 	done   sync.WaitGroup
 	dirty  chan struct{} // of capacity 1: there is something to bring to the disk
@@ -155,6 +157,7 @@ func (l *Log) openTree() error {
 		if _, err := os.Stat(filepath.Join(l.cfg.Dir, tileDir)); err == nil {
 			return damaged(nil, op, "the audit log in %s has entries and no checkpoint", l.cfg.Dir)
 		}
+		l.fresh = true
 		root, err := merkle.TreeHash(0, nil)
 		if err != nil {
 			return bawn.Wrap(err, bawn.CodeInternal, op, "the hash of an empty log")
@@ -217,7 +220,9 @@ func (l *Log) openSpool() error {
 	if err != nil {
 		return failed(err, op, "the audit log's spool cannot be read")
 	}
-	l.found = Recovery{Clean: len(sp.segments) == 0, Durable: size, Replayed: int64(len(sp.entries)), Torn: sp.torn, Missing: sp.missing,
+	none := len(sp.segments) == 0
+	clean := none && (l.fresh || l.marked())
+	l.found = Recovery{Clean: clean, Unmarked: none && !clean, Durable: size, Replayed: int64(len(sp.entries)), Torn: sp.torn, Missing: sp.missing,
 		Rebooted: len(sp.segments) > 0 && sp.boot != bootID()}
 	for _, s := range sp.segments {
 		path := filepath.Join(l.spool, s.name)
@@ -246,7 +251,41 @@ func (l *Log) openSpool() error {
 	if l.seg, l.segName, err = newSegment(l.spool, l.next, l.segName); err != nil {
 		return failed(err, op, "the audit log's spool cannot be written")
 	}
+	if err := os.Remove(filepath.Join(l.spool, cleanFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failed(err, op, "the audit log's spool cannot be written")
+	}
 	return nil
+}
+
+// cleanFile is in the spool of a log that was closed: signed, with the size and
+// the root that it was closed with. An empty spool alone says nothing, since
+// anybody can empty it.
+const cleanFile = "clean"
+
+func (l *Log) cleanText() string {
+	return fmt.Sprintf("%s\nclean end\n%d %s\n", l.cfg.Origin, l.signed.Size, l.signed.Root)
+}
+
+// marked reports whether the log was closed with the checkpoint that it has.
+func (l *Log) marked() bool {
+	msg, err := files{l.spool}.read(cleanFile, maxCheckpoint)
+	if err != nil {
+		return false
+	}
+	v, err := note.NewVerifier(l.key)
+	if err != nil {
+		return false
+	}
+	n, err := openNote(msg, []note.Verifier{v})
+	return err == nil && n.Text == l.cleanText()
+}
+
+func (l *Log) mark() error {
+	msg, err := note.Sign(&note.Note{Text: l.cleanText()}, l.signer)
+	if err != nil {
+		return err
+	}
+	return files{l.spool}.replace(cleanFile, msg)
 }
 
 func syncFile(path string) error {
@@ -808,7 +847,10 @@ func (l *Log) Close() error {
 	if left := l.next - l.signed.Size; left > 0 {
 		return bawn.Wrap(errors.Join(err, l.fault), bawn.CodeUnavailable, "tlog.close", "%d entries wait in the spool for a checkpoint", left)
 	}
-	// An empty spool is what tells the next run that this one ended.
+	// The mark and an empty spool are what tells the next run that this one ended.
+	if err := l.mark(); err != nil {
+		return failed(err, "tlog.close", "the end of the audit log cannot be marked")
+	}
 	for _, s := range append(l.old, oldSegment{name: l.segName}) {
 		err = errors.Join(err, os.Remove(filepath.Join(l.spool, s.name)))
 	}

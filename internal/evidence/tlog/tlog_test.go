@@ -91,7 +91,7 @@ func TestVerify(t *testing.T) {
 		if err != nil || r.Size != int64(n) || r.First != 0 || r.Spooled != 0 {
 			t.Fatalf("%d: %+v %v", n, r, err)
 		}
-		if left, _ := filepath.Glob(filepath.Join(dir, spoolDir, "*")); len(left) != 0 {
+		if left, _ := filepath.Glob(filepath.Join(dir, spoolDir, "*"+spoolSuffix)); len(left) != 0 {
 			t.Fatalf("%d: %v stays", n, left)
 		}
 	}

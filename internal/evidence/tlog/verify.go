@@ -25,6 +25,7 @@ type VerifyConfig struct {
 	Since     []byte          // a checkpoint seen before, which the log must have grown from; may be empty
 	Witnesses []note.Verifier // who should have cosigned; may be empty
 	Quorum    int             // how many of them; 0 means all
+	MaxAge    time.Duration   // how old their signatures may be; 0 means any age
 }
 
 // Report is what [Verify] found true.
@@ -35,6 +36,7 @@ type Report struct {
 	First    int64         `json:"first" doc:"the oldest entry that was not pruned"`
 	Since    int64         `json:"since,omitempty" doc:"entries in the older checkpoint that the log grew from"`
 	Cosigned int64         `json:"cosigned,omitempty" doc:"entries in the newest checkpoint that witnesses have signed"`
+	Behind   int64         `json:"behind,omitempty" doc:"entries that came after those which witnesses have signed"`
 	Cosigns  []Cosignature `json:"cosignatures,omitempty"`
 	Spooled  int64         `json:"spooled,omitempty" doc:"entries that are in no checkpoint yet; nothing vouches for them"`
 	Torn     int64         `json:"torn,omitempty" doc:"bytes of the spool that are no entry"`
@@ -103,11 +105,20 @@ func verifyOlder(f files, c Checkpoint, name string, cfg VerifyConfig, r *Report
 	if err := f.grewFrom(old, c, "the checkpoint that witnesses signed"); err != nil {
 		return err
 	}
-	r.Cosigned = old.Size
+	r.Cosigned, r.Behind = old.Size, c.Size-old.Size
 	if len(cfg.Witnesses) == 0 {
 		return nil
 	}
 	r.Cosigns = Cosignatures(msg, cfg.Witnesses)
+	if cfg.MaxAge > 0 {
+		// A whole disk of yesterday has the signatures of yesterday.
+		for _, s := range r.Cosigns {
+			if age := time.Since(s.Time); age > cfg.MaxAge {
+				return wrong("%s signed it %v ago: it may have been rolled back since", s.Witness, age.Round(time.Second)).
+					WithFix("look whether node and witness run; for a copy made earlier give a --max-age that reaches back to it, or 0")
+			}
+		}
+	}
 	return quorum(r.Cosigns, cfg.Witnesses, cfg.Quorum)
 }
 

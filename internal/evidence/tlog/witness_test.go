@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -81,6 +82,12 @@ func TestG3Witness(t *testing.T) {
 
 	// Yesterday's disk, which verifies by itself, with its cosignature.
 	old := filepath.Join(wdir, "..", "old")
+	// A disk of yesterday has the signatures of yesterday.
+	if _, err := Verify(ctx, VerifyConfig{Dir: dir, Keys: logKey(t), Witnesses: key, MaxAge: time.Hour}); err != nil {
+		t.Error(err)
+	}
+	_, err = Verify(ctx, VerifyConfig{Dir: dir, Keys: logKey(t), Witnesses: key, MaxAge: time.Nanosecond})
+	mustSay(t, err, "rolled back since")
 	if _, err := Verify(ctx, VerifyConfig{Dir: old, Keys: logKey(t), Witnesses: key}); err != nil {
 		t.Fatal(err)
 	}
