@@ -32,6 +32,33 @@ type Approval struct {
 	ExpiresAt   time.Time    `json:"expiresAt"`
 }
 
+// request is how an Approval is stored: with what tells whether who asked still
+// may ask, and what for.
+type request struct {
+	Approval
+	Asker asker `json:"asker"`
+}
+
+// asker is a principal as it was when it asked. That a token ends by itself
+// takes nothing back, so its end is not kept.
+type asker struct {
+	Principal bawn.Principal `json:"principal"`
+	Functions []string       `json:"functions,omitempty"`
+	Issued    time.Time      `json:"issued,omitzero"`
+	Revision  uint64         `json:"revision,omitempty"`
+	Issuer    string         `json:"issuer,omitempty"`
+}
+
+func newAsker(p bawn.Principal) asker {
+	return asker{Principal: p, Functions: p.Functions, Issued: p.Issued, Revision: p.Revision, Issuer: p.Issuer}
+}
+
+func (a asker) principal() bawn.Principal {
+	p := a.Principal
+	p.Functions, p.Issued, p.Revision, p.Issuer = a.Functions, a.Issued, a.Revision, a.Issuer
+	return p
+}
+
 func approvalKey(tenant, id string) string { return tenant + "." + id }
 
 func noApproval(id string) *bawn.Error {
@@ -40,7 +67,7 @@ func noApproval(id string) *bawn.Error {
 }
 
 // approval returns a request that still may be approved.
-func (c *Control) approval(tenant, id string) (a Approval, ok bool) {
+func (c *Control) approval(tenant, id string) (a request, ok bool) {
 	if strings.Contains(id, ".") {
 		return a, false
 	}
@@ -48,9 +75,9 @@ func (c *Control) approval(tenant, id string) (a Approval, ok bool) {
 	return a, ok && c.cfg.Now().Before(a.ExpiresAt)
 }
 
-// request stores d for somebody else to approve, and records that. The caller
+// ask stores d for somebody else to approve, and records that. The caller
 // holds mu.
-func (c *Control) request(ctx context.Context, p bawn.Principal, d *Deployment) (*Approval, error) {
+func (c *Control) ask(ctx context.Context, p bawn.Principal, d *Deployment) (*Approval, error) {
 	v := &d.Version
 	c.dropExpired(ctx)
 	n := 0
@@ -58,7 +85,7 @@ func (c *Control) request(ctx context.Context, p bawn.Principal, d *Deployment) 
 	for key, a := range c.approvals.All(v.Tenant + ".") {
 		switch {
 		case a.Function == v.Function && a.Version.Digest == v.Digest && slices.Equal(widening(a.Changes), widening(d.Changes)):
-			return &a, nil // asked for already
+			return &a.Approval, nil // asked for already
 		case a.Function == v.Function && a.RequestedBy == p.String():
 			before = append(before, key)
 		default:
@@ -86,7 +113,7 @@ func (c *Control) request(ctx context.Context, p bawn.Principal, d *Deployment) 
 		if err := c.addCompiled(ctx, &a.Version); err != nil {
 			return err
 		}
-		if _, err := c.approvals.Create(ctx, approvalKey(a.Tenant, a.ID), a); err != nil {
+		if _, err := c.approvals.Create(ctx, approvalKey(a.Tenant, a.ID), request{a, newAsker(p)}); err != nil {
 			return err
 		}
 		for _, key := range before {
@@ -135,7 +162,7 @@ func (c *Control) Approvals(ctx context.Context, p bawn.Principal) ([]Approval, 
 	all := []Approval{}
 	for _, a := range c.approvals.All(p.Tenant + ".") {
 		if c.cfg.Now().Before(a.ExpiresAt) && concerns(p, a.Function) {
-			all = append(all, a)
+			all = append(all, a.Approval)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Approval) int { return a.RequestedAt.Compare(b.RequestedAt) })
@@ -158,37 +185,63 @@ func (c *Control) Approve(ctx context.Context, p bawn.Principal, id string) (Dep
 	refuse := func(err *bawn.Error) (Deployment, error) {
 		return Deployment{}, c.refused(ctx, p, bawn.Record{Function: a.Function, Action: "approve", Control: "A5", Detail: map[string]string{"approval": id}}, err)
 	}
-	if !c.cfg.Solo && c.same(&a, p.String()) {
+	if !c.cfg.Solo && c.same(&a.Approval, p.String()) {
 		return refuse(bawn.Errorf(bawn.CodeDenied, op, "whoever asked for this may not approve it, nor may who made their key or a key that they made").
 			WithFix("have somebody else approve it: another user, or a key that neither made the other"))
 	}
+	by, ok := c.cfg.Current(a.Asker.principal())
+	if !ok {
+		return refuse(bawn.Errorf(bawn.CodeDenied, op, "who asked for this, %s, may not ask for anything any more", a.RequestedBy).
+			WithFix("have %s deployed again by somebody who may", a.Function))
+	}
+	check := func() (d Deployment, f bawn.Function, exists bool, err error) {
+		if _, ok := c.approval(p.Tenant, id); !ok {
+			return d, f, false, noApproval(id)
+		}
+		v := a.Version
+		for _, who := range []bawn.Principal{p, by} {
+			if err := c.checkGrants(who, &v); err != nil {
+				_, err := refuse(err)
+				return d, f, false, err
+			}
+		}
+		if err := c.checkPublic(&v); err != nil {
+			return d, f, false, err
+		}
+		if err := c.checkRoutes(&v); err != nil {
+			return d, f, false, err
+		}
+		d = Deployment{Version: v, Created: true}
+		if f, exists, err = c.place(&d); err != nil {
+			return d, f, exists, err
+		}
+		if !d.isLive(&f, exists) && !slices.Equal(widening(d.Changes), widening(a.Changes)) {
+			return d, f, exists, bawn.Errorf(bawn.CodeConflict, op, "what is live has changed since this was asked for, so that it would let other things through").
+				WithFix("deploy %s again, and have that approved", a.Function)
+		}
+		return d, f, exists, nil
+	}
+	c.mu.Lock()
+	_, _, _, err := check()
+	c.mu.Unlock()
+	if err != nil {
+		return Deployment{}, err
+	}
+	// What it was tested against may have changed since it was asked for. The tests
+	// were written by who asked, and run with the rights they have: approving lends
+	// them none.
 	v := a.Version
-	// What it was tested against may have changed since it was asked for.
-	if err := c.prove(ctx, p, &v); err != nil {
+	if err := c.prove(ctx, by, &v); err != nil {
 		return Deployment{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.approval(p.Tenant, id); !ok {
-		return Deployment{}, noApproval(id) // went while it was tested
-	}
-	if err := c.checkGrants(p, &v); err != nil {
-		return refuse(err)
-	}
-	if err := c.checkPublic(&v); err != nil {
-		return Deployment{}, err
-	}
-	if err := c.checkRoutes(&v); err != nil {
-		return Deployment{}, err
-	}
-	d := Deployment{Version: v, Created: true}
-	f, exists, err := c.place(&d)
+	d, f, exists, err := check() // testing took a while
 	if err != nil {
 		return Deployment{}, err
 	}
-	if !d.isLive(&f, exists) && !slices.Equal(widening(d.Changes), widening(a.Changes)) {
-		return Deployment{}, bawn.Errorf(bawn.CodeConflict, op, "what is live has changed since this was asked for, so that it would let other things through").
-			WithFix("deploy %s again, and have that approved", a.Function)
+	if _, ok := c.cfg.Current(by); !ok {
+		return Deployment{}, ended()
 	}
 	d.Approval = p.String()
 	key := approvalKey(a.Tenant, a.ID)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/evidence"
@@ -347,5 +348,24 @@ func TestHeldToFunctions(t *testing.T) {
 	list, err := p.Functions(ctx, held)
 	if err != nil || len(list) != 1 || list[0].Function.Name != "f" {
 		t.Errorf("sees %+v %v", list, err)
+	}
+}
+
+// TestA8KeysEnd: no key outlives the one that made it, and nobody takes away a
+// right that they do not hold themselves.
+func TestA8KeysEnd(t *testing.T) {
+	p, ctx := open(t), context.Background()
+	soon := today.Add(time.Hour)
+	boss := bawn.Principal{Kind: bawn.PrincipalKey, ID: "boss", Tenant: "main", Roles: []bawn.Role{bawn.RoleAdmin}, Expires: soon}
+	for end, allow := range map[time.Time]bool{{}: false, soon.Add(time.Second): false, soon: true} {
+		if err := mayGrant(boss, bawn.Key{Role: bawn.RoleInvoker, ExpiresAt: end}); (err == nil) != allow {
+			t.Errorf("until %v: %v", end, err)
+		}
+	}
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	op := p.key(node, "op", bawn.RoleOperator)
+	code1(t, "an administrator revokes an operator", p.RevokeKey(ctx, boss, op.ID), bawn.CodeDenied, "do not hold")
+	if err := p.RevokeKey(ctx, op, op.ID); err != nil {
+		t.Error(err)
 	}
 }

@@ -49,6 +49,9 @@ type Config struct {
 	Policy   *policy.Engine
 	Keys     *identity.Keys
 	Identity *identity.Authenticator
+	// Current looks at a principal again: see [identity.Authenticator.Current],
+	// which nil means. What takes long asks before it changes anything.
+	Current  func(bawn.Principal) (bawn.Principal, bool)
 	Evidence *evidence.Log
 	Logs     *evidence.Logs
 	Tenants  *Tenants
@@ -84,7 +87,7 @@ type Control struct {
 	versions  *store.Table[bawn.Version]  // tenant.name.number
 	artifacts *store.Table[artifact]      // tenant.hex digest
 	removed   *store.Table[removal]       // tenant.name
-	approvals *store.Table[Approval]      // tenant.id
+	approvals *store.Table[request]       // tenant.id
 
 	testing chan struct{} // holds one for each version that is being tested
 
@@ -118,6 +121,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Current == nil {
+		cfg.Current = cfg.Identity.Current
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -138,7 +144,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if c.removed, err = store.OpenTable[removal](ctx, cfg.Store, "removed"); err != nil {
 		return nil, err
 	}
-	if c.approvals, err = store.OpenTable[Approval](ctx, cfg.Store, "approvals"); err != nil {
+	if c.approvals, err = store.OpenTable[request](ctx, cfg.Store, "approvals"); err != nil {
 		return nil, err
 	}
 	return c, c.recover(ctx)
@@ -459,14 +465,17 @@ func (c *Control) CreateKey(ctx context.Context, p bawn.Principal, want bawn.Key
 	return secret, key, err
 }
 
-// mayGrant refuses a key that could do more than who makes it; control A8. An
-// operator holds every role, an administrator every one but that.
+// mayGrant refuses a key that could do more, or for longer, than who makes it;
+// control A8.
 func mayGrant(p bawn.Principal, want bawn.Key) *bawn.Error {
 	const op = "control.keys"
-	holds := p.Has(want.Role) || p.Has(bawn.RoleAdmin) && want.Role != bawn.RoleOperator || p.Has(bawn.RoleOperator)
-	if !holds {
+	if !holds(p, want.Role) {
 		return bawn.Errorf(bawn.CodeDenied, op, "you do not hold the role %.40q yourself: nobody makes a key that may do more than they", string(want.Role)).
 			WithFix("have the key made by somebody who holds the role")
+	}
+	if p.Kind == bawn.PrincipalKey && !p.Expires.IsZero() && (want.ExpiresAt.IsZero() || want.ExpiresAt.After(p.Expires)) {
+		return bawn.Errorf(bawn.CodeDenied, op, "your own key ends on %s, and this one would outlive it", p.Expires.UTC().Format(time.RFC3339)).
+			WithFix("give it an end before that, or have it made with a key that lives longer")
 	}
 	if len(p.Functions) == 0 {
 		return nil
@@ -482,6 +491,12 @@ func mayGrant(p bawn.Principal, want bawn.Key) *bawn.Error {
 			WithFix("hold it to functions of yours")
 	}
 	return nil
+}
+
+// holds reports whether p may do what the role r may: an operator holds every
+// role, an administrator every one but that.
+func holds(p bawn.Principal, r bawn.Role) bool {
+	return p.Has(r) || p.Has(bawn.RoleAdmin) && r != bawn.RoleOperator || p.Has(bawn.RoleOperator) || p.Kind == bawn.PrincipalNode
 }
 
 // rights is what a key may do, for the evidence.
@@ -513,6 +528,11 @@ func (c *Control) RevokeKey(ctx context.Context, p bawn.Principal, id string) er
 	i := slices.IndexFunc(list, func(k bawn.Key) bool { return k.ID == id })
 	if i < 0 {
 		return bawn.Errorf(bawn.CodeNotFound, "control", "there is no key %.80q", id).WithFix("bawn key ls lists the keys that there are")
+	}
+	if !holds(p, list[i].Role) {
+		return c.refused(ctx, p, bawn.Record{Action: "key.revoke", Control: "A9", Detail: map[string]string{"id": id, "role": string(list[i].Role)}},
+			bawn.Errorf(bawn.CodeDenied, "control.keys", "the key has the role %.40q, which you do not hold yourself", string(list[i].Role)).
+				WithFix("have it revoked by somebody who holds the role"))
 	}
 	return c.change(ctx, p, bawn.Record{Action: "key.revoke", Detail: map[string]string{"id": id, "name": list[i].Name, "before": rights(list[i])}}, func(ctx context.Context) error {
 		return c.cfg.Keys.Revoke(ctx, p.Tenant, id)

@@ -38,6 +38,8 @@ type plane struct {
 	halted []string
 	four   bool   // a second principal must approve
 	tick   func() // when somebody looks at the clock; nil: nothing
+	gone   string // a principal whose credential has ended
+	ran    string // as whom tests ran last
 	gate   *deploy.Gate
 	log    *evidence.Log
 	close  func()
@@ -87,10 +89,11 @@ func (p *plane) open() {
 		}
 		return p.compile(v, code)
 	}
-	test := func(_ context.Context, _ bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error) {
+	test := func(_ context.Context, by bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error) {
 		if p.test == nil {
 			return nil, bawn.Errorf(bawn.CodeUnavailable, "test", "no sandbox")
 		}
+		p.ran = by.String()
 		return p.test(v)
 	}
 	rules := policy.New(log, now)
@@ -106,7 +109,7 @@ func (p *plane) open() {
 	}
 	people, err := identity.Open(ctx, identity.Config{Store: s, Keys: keys, Dir: filepath.Join(p.dir, "identity"), Secret: make([]byte, 32), Suspended: tenants.Suspended, Now: now})
 	check(err)
-	p.Control, err = Open(ctx, Config{Tenants: tenants, Identity: people, Halt: func(t string) { p.halted = append(p.halted, t) }, Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now})
+	p.Control, err = Open(ctx, Config{Tenants: tenants, Identity: people, Halt: func(t string) { p.halted = append(p.halted, t) }, Store: s, Gate: gate, Policy: rules, Keys: keys, Evidence: log, Logs: logs, Compile: compile, Test: test, Solo: !p.four, Now: now, Current: func(who bawn.Principal) (bawn.Principal, bool) { return who, who.String() != p.gone }})
 	check(err)
 	p.gate, p.log = gate, log
 	p.close = sync.OnceFunc(func() {

@@ -183,3 +183,54 @@ func TestA5DroppedDenyTest(t *testing.T) {
 		}
 	}
 }
+
+// TestF10LendsNoRights: who approves does not lend their rights to the tests of
+// who asked.
+func TestF10LendsNoRights(t *testing.T) {
+	p, ctx := fourEyes(t), t.Context()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	boss, dev := p.key(node, "boss", bawn.RoleAdmin), p.key(node, "dev", bawn.RoleDeployer)
+	p.test = func(*bawn.Version) ([]bawn.TestResult, error) {
+		return []bawn.TestResult{{Name: "one", OK: true}}, nil
+	}
+	d := p.try(dev, "f", p.upload(dev, "one"), memory(2*bawn.DefaultMemory), func(f *manifest.Function) {
+		f.Tests = []manifest.Test{{Name: "one", Deny: &bawn.TestDeny{}}}
+	})
+	p.ran = ""
+	if _, err := p.Approve(ctx, boss, d.Pending.ID); err != nil || p.ran != dev.String() {
+		t.Errorf("the tests ran as %q: %v", p.ran, err)
+	}
+}
+
+// TestA9RevokedMeanwhile: nothing that took a while is done for who has been
+// revoked in between, nor is what such a one asked for approved.
+func TestA9RevokedMeanwhile(t *testing.T) {
+	p, ctx := fourEyes(t), t.Context()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	boss, dev := p.key(node, "boss", bawn.RoleAdmin), p.key(node, "dev", bawn.RoleDeployer)
+	digest := p.upload(dev, "one")
+	tested := func(f *manifest.Function) {
+		f.Tests = []manifest.Test{{Name: "one", Deny: &bawn.TestDeny{}}}
+	}
+	gone := ""
+	p.test = func(*bawn.Version) ([]bawn.TestResult, error) {
+		p.gone = gone // while the tests run
+		return []bawn.TestResult{{Name: "one", OK: true}}, nil
+	}
+	gone = dev.String()
+	_, err := p.Deploy(ctx, dev, "f", spec(tested), digest, false)
+	wantCode(t, err, bawn.CodeUnauthenticated, "revoked")
+	p.gone, gone = "", ""
+	d := p.try(dev, "f", digest, tested, memory(2*bawn.DefaultMemory))
+	for _, who := range []bawn.Principal{boss, dev} {
+		p.gone, gone = "", who.String()
+		_, err = p.Approve(ctx, boss, d.Pending.ID)
+		wantCode(t, err, bawn.CodeUnauthenticated, "revoked")
+	}
+	p.gone = dev.String()
+	_, err = p.Approve(ctx, boss, d.Pending.ID)
+	wantCode(t, err, bawn.CodeDenied, "may not ask for anything any more")
+	if p.live("f") != 0 {
+		t.Error("it is live")
+	}
+}

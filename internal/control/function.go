@@ -232,7 +232,7 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 		return d, nil
 	}
 	if d.Approval == approvalNeeded {
-		d.Pending, err = c.request(ctx, p, &d)
+		d.Pending, err = c.ask(ctx, p, &d)
 		return d, err
 	}
 	approved := d.Approval
@@ -287,9 +287,18 @@ func (c *Control) place(d *Deployment) (f bawn.Function, exists bool, err error)
 	return f, exists, nil
 }
 
+// ended is the error of what took so long that the credential it was asked with
+// is no good any more.
+func ended() *bawn.Error {
+	return bawn.Errorf(bawn.CodeUnauthenticated, "control", "the credential has ended or was revoked meanwhile").WithFix("log in again, or use another key")
+}
+
 // publish makes d.Version live, where it was put by place, and records that
 // with detail added. The caller holds mu.
 func (c *Control) publish(ctx context.Context, p bawn.Principal, d *Deployment, f *bawn.Function, detail map[string]string) error {
+	if _, ok := c.cfg.Current(p); !ok {
+		return ended()
+	}
 	tenant, name := d.Version.Tenant, d.Version.Function
 	what := bawn.Record{Function: name, Version: d.Version.Number, Action: "deploy", Detail: c.effect(d)}
 	maps.Copy(what.Detail, detail)
