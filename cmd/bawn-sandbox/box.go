@@ -36,7 +36,10 @@ type box struct {
 	firstExec   atomic.Int32  // 1 while init may still start the program
 	program     atomic.Int64  // pid of the program on the host, 0 before
 	answered    chan struct{} // closed when the last refused call is answered
-	reports     limiter       // the rest of this group is answerCalls' alone
+	memory      atomic.Int64  // the limit, in bytes, for watchMemory
+	over        atomic.Bool   // killed by watchMemory
+	frozen      atomic.Bool
+	reports     limiter // the rest of this group is answerCalls' alone
 	writes      bucket
 	refusals    bucket
 
@@ -69,6 +72,9 @@ func (b *box) clone(uid uint32, control *os.File) error {
 	attr := initProcess
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(uid), Size: 1}, {ContainerID: programUID, HostID: int(uid) + 1, Size: 1}}
 	attr.GidMappings = attr.UidMappings
+	if b.s.rootless {
+		attr = rootlessInit()
+	}
 	attr.PidFD = &b.pidfd
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"init"}, &syscall.ProcAttr{
 		Env:   []string{"GOMAXPROCS=1"},
@@ -110,6 +116,7 @@ func (b *box) freeze(on bool) error {
 	if b.dying || b.cleared {
 		return errEnded
 	}
+	b.frozen.Store(on)
 	return b.group.Freeze(on)
 }
 
@@ -127,7 +134,7 @@ func (b *box) clear() {
 	defer b.life.Unlock()
 	b.cleared = true
 	if b.group != nil {
-		b.exit.OOM = b.group.OOMKills() > 0
+		b.exit.OOM = b.group.OOMKills() > 0 || b.over.Load()
 		if err := b.group.Remove(); err != nil {
 			os.Stderr.WriteString("bawn-sandbox: " + err.Error() + "\n")
 		}

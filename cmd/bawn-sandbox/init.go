@@ -96,6 +96,7 @@ func lockDown(s *wire.Setup) (listener int, err error) {
 		{"root", func() error { return enterRoot(s) }},
 		{"limits", setLimits},
 		{"bounding set", dropBoundingSet},
+		{"rights to inherit", func() error { return keepApart(s.Rootless) }},
 		{"no_new_privs", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
 		{"landlock", func() error { return restrictPaths(s.Landlock) }},
 		{"seccomp", func() error { listener, err = loadFilter(s.Filter); return err }},
@@ -121,7 +122,7 @@ func enterRoot(s *wire.Setup) error {
 		{s.Root, root, "", unix.MS_BIND, ""},
 		{"proc", root + "/proc", "proc", quiet, ""},
 		{"tmp", root + "/tmp", "tmpfs", quiet, "mode=1777,size=64m,nr_inodes=64k"},
-		{s.Dev, root + "/dev", "", unix.MS_BIND, ""},
+		{s.Dev, root + "/dev", "", unix.MS_BIND | unix.MS_REC, ""}, // the devices may be mounts
 		{s.Share, root + "/var/task", "", unix.MS_BIND, ""},
 	}
 	for _, m := range mounts {
@@ -193,6 +194,10 @@ func setLimits() error {
 		{unix.RLIMIT_STACK, 8 << 20},
 	}
 	for _, l := range limits {
+		var now unix.Rlimit
+		if err := unix.Getrlimit(l.what, &now); err == nil {
+			l.value = min(l.value, now.Max) // nobody here may raise one
+		}
 		if err := unix.Setrlimit(l.what, &unix.Rlimit{Cur: l.value, Max: l.value}); err != nil {
 			return fmt.Errorf("rlimit %d: %w", l.what, err)
 		}
@@ -215,6 +220,26 @@ func dropBoundingSet() error {
 	// User 0 of this namespace is nobody special from here on.
 	const noroot = 1<<0 | 1<<1 // SECBIT_NOROOT and its lock
 	return unix.Prctl(unix.PR_SET_SECUREBITS, noroot, 0, 0, 0)
+}
+
+// keepApart sees to it that a program which has init's user has nothing else of
+// it: no right to inherit, and no way to look into its memory or its files.
+func keepApart(rootless bool) error {
+	if !rootless {
+		return nil // the program has another user
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return err
+	}
+	for i := range data {
+		data[i].Inheritable = 0
+	}
+	if err := unix.Capset(&hdr, &data[0]); err != nil {
+		return err
+	}
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
 // dropOwnCapabilities takes from this process what it kept to start the

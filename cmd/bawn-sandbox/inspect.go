@@ -43,7 +43,11 @@ func (s *spawner) inspect(b *box) []wire.Fact {
 
 	uids := strings.Fields(status["Uid"])
 	unprivileged := len(uids) == 4 && uids[0] != "0" && uids[0] == uids[1] && uids[1] == uids[2]
-	add("B3", "host user", strings.Join(uids, " "), proc+"/status Uid", unprivileged)
+	if s.rootless {
+		add("B3", "host user", ownUser()+", the node's own, as every sandbox's", "uid_map of the helper", false)
+	} else {
+		add("B3", "host user", strings.Join(uids, " "), proc+"/status Uid", unprivileged)
+	}
 	caps := status["CapPrm"] + " " + status["CapEff"] + " " + status["CapInh"] + " " + status["CapBnd"] + " " + status["CapAmb"]
 	add("B3", "capabilities (permitted, effective, inheritable, bounding, ambient)", caps, proc+"/status Cap*", strings.Trim(caps, "0 ") == "")
 	add("B3", "no_new_privs", status["NoNewPrivs"], proc+"/status NoNewPrivs", status["NoNewPrivs"] == "1")
@@ -60,7 +64,10 @@ func (s *spawner) inspect(b *box) []wire.Fact {
 	dev := netDevices(readAll(proc + "/net/dev"))
 	add("C1", "network devices", strings.Join(dev, " "), proc+"/net/dev", len(dev) == 1 && dev[0] == "lo")
 
-	if b.group.V2 {
+	if s.rootless {
+		add("B5", "memory limit (bytes)", strconv.FormatInt(b.memory.Load(), 10)+", looked at every "+memoryInterval.String(), "the helper", false)
+		add("B5", "cpu limit", "none without root", "the helper", false)
+	} else if b.group.V2 {
 		fact := func(control, name, file string) {
 			v := b.group.Read("", file)
 			add(control, name, v, "cgroup "+file, v != "" && !strings.HasPrefix(v, "max"))
@@ -78,7 +85,11 @@ func (s *spawner) inspect(b *box) []wire.Fact {
 		fact("process limit", "pids", "pids.max")
 	}
 	limits := readAll(proc + "/limits")
-	for _, name := range []string{"Max open files", "Max core file size"} {
+	names := []string{"Max open files", "Max core file size"}
+	if s.rootless {
+		names = append(names, "Max processes")
+	}
+	for _, name := range names {
 		for line := range strings.Lines(limits) {
 			if strings.HasPrefix(line, name) {
 				v := strings.Fields(strings.TrimPrefix(line, name))
@@ -176,6 +187,9 @@ func (s *spawner) probe() *wire.Probe {
 		_, err := os.Stat("/proc/self/ns/" + ns.file)
 		add(ns.name+" namespaces", "B1", err == nil, true, "/proc/self/ns/"+ns.file, "use a kernel with CONFIG_NAMESPACES and all its kinds")
 	}
+	if s.rootless {
+		s.probeRootless(add)
+	}
 	users := strings.TrimSpace(readAll("/proc/sys/user/max_user_namespaces"))
 	add("user namespaces allowed", "B1", users != "0", true, "user.max_user_namespaces = "+users, "sysctl -w user.max_user_namespaces=65536")
 	d, err := unix.Open("d", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -200,11 +214,33 @@ func (s *spawner) probe() *wire.Probe {
 		missing[m] = true
 	}
 	for _, c := range []struct{ name, control string }{{"memory", "B5"}, {"cpu", "B5"}, {"pids", "B5"}, {"freezer", "B5"}} {
+		if s.rootless {
+			break // told above
+		}
 		add("cgroup "+c.name, c.control, !missing[c.name], true, version, "mount the controller, or let the service manager delegate it (systemd: Delegate=yes)")
 	}
 	swap := strings.Count(readAll("/proc/swaps"), "\n") <= 1
 	add("no swap", "E1", swap, false, "memory of functions may reach a disk where swap is on", "swapoff -a, or encrypt it")
 	return p
+}
+
+// probeRootless says what is weaker without root. Nothing of it is required: what
+// is, is as strong as with root, or no function runs.
+func (s *spawner) probeRootless(add func(name, control string, ok, required bool, detail, fix string)) {
+	const fix = "run bawn as root: only its small helper keeps that, and the server becomes a user of its own"
+	add("a user for each sandbox", "B3", false, false, "WEAKER without root: all sandboxes are "+ownUser()+" of the host, the node's own, and keep its groups; if a wall falls there is this user behind it", fix)
+	add("memory limit", "B5", false, false, "WEAKER without root: looked at every "+memoryInterval.String()+", and a sandbox that is over is killed; what it allocates in between nobody stops", fix)
+	add("cpu limit", "B5", false, false, "WEAKER without root: none; functions share the processors with all else", fix)
+	add("freezing of idle sandboxes", "B5", false, false, "WEAKER without root: by SIGSTOP and SIGCONT, which the processes of a sandbox may send to each other as well", fix)
+	add("process limit", "B5", true, false, "RLIMIT_NPROC, which the kernel counts in each sandbox's own user namespace", "")
+}
+
+// ownUser returns who the root of this process's user namespace is outside of it.
+func ownUser() string {
+	if f := strings.Fields(readAll("/proc/self/uid_map")); len(f) == 3 {
+		return "uid " + f[1]
+	}
+	return "one user"
 }
 
 func describeErr(err error, ok string) string {

@@ -32,7 +32,7 @@ const (
 // so again when one has ended, until the server is gone. It takes one order, to
 // prepare the roots of the node's runtimes, which has no arguments: what those
 // are the preparer finds out by itself.
-func runKeeper(node string) error {
+func runKeeper(node string, rootless bool) error {
 	for fd := fdServer; fd <= fdReport; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -42,7 +42,7 @@ func runKeeper(node string) error {
 	}
 	// What is left out here no process that is started from here can have.
 	runtime.LockOSThread()
-	if err := limitCapabilities(); err != nil {
+	if err := limitCapabilities(rootless); err != nil {
 		return fmt.Errorf("limit capabilities: %w", err)
 	}
 	order, gone := make(chan struct{}, 1), make(chan struct{})
@@ -61,7 +61,7 @@ func runKeeper(node string) error {
 	}()
 	for quick := 0; ; {
 		started := time.Now()
-		ended, err := startSpawner(server, node)
+		ended, err := startSpawner(server, node, rootless)
 		if errors.Is(err, unix.EPIPE) || errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -126,12 +126,16 @@ func wait(pid int) chan struct{} {
 }
 
 // startSpawner starts a spawner in a mount namespace of its own.
-func startSpawner(server *wire.Conn, node string) (chan struct{}, error) {
+func startSpawner(server *wire.Conn, node string, rootless bool) (chan struct{}, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"bawn-sandbox", "spawner", node}, &syscall.ProcAttr{
+	mode := wire.Rootful
+	if rootless {
+		mode = wire.Rootless
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"bawn-sandbox", "spawner", node, mode}, &syscall.ProcAttr{
 		Env:   []string{"GOMAXPROCS=2"},
 		Files: []uintptr{0, 1, 2, uintptr(fds[1]), fdRoots, fdCode},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS},
@@ -165,10 +169,13 @@ func startPreparer() (int, chan struct{}, error) {
 
 // limitCapabilities takes from this thread's bounding set what making sandboxes
 // and roots does not need.
-func limitCapabilities() error {
+func limitCapabilities(rootless bool) error {
 	needed := uint64(1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER | 1<<unix.CAP_KILL |
 		1<<unix.CAP_SETGID | 1<<unix.CAP_SETUID | 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_SYS_CHROOT | 1<<unix.CAP_SYS_PTRACE |
 		1<<unix.CAP_SYS_RESOURCE | 1<<unix.CAP_MKNOD)
+	if rootless {
+		needed |= 1 << unix.CAP_SETFCAP // else the kernel lets no sandbox have a user that is root's here
+	}
 	for c := uintptr(0); c < 64; c++ {
 		if needed>>c&1 != 0 {
 			continue

@@ -8,12 +8,17 @@
 // of one sandbox: it sets the
 // sandbox up from the inside, locks itself and everything after it, runs the
 // program and reports how that ended. As "selftest" it is such a program.
+//
+// Keeper and spawner are told whether they are root of the host or, rootless, of
+// nothing but a user namespace in which the node's own user is the only one.
 package main
 
 import (
 	"os"
 	"runtime"
 	"runtime/debug"
+
+	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
 func main() {
@@ -22,12 +27,12 @@ func main() {
 	debug.SetGCPercent(400)
 	var err error
 	switch {
-	case len(os.Args) == 3 && os.Args[1] == "keeper":
+	case len(os.Args) == 4 && os.Args[1] == "keeper":
 		runtime.GOMAXPROCS(1)
-		err = runKeeper(os.Args[2])
-	case len(os.Args) == 3 && os.Args[1] == "spawner":
+		err = runKeeper(os.Args[2], os.Args[3] == wire.Rootless)
+	case len(os.Args) == 4 && os.Args[1] == "spawner":
 		runtime.GOMAXPROCS(2)
-		err = runSpawner(os.Args[2])
+		err = runSpawner(os.Args[2], os.Args[3] == wire.Rootless)
 	case len(os.Args) == 1 && os.Args[0] == "init":
 		err = runInit()
 	case len(os.Args) == 2 && os.Args[1] == "selftest":

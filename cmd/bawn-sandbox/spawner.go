@@ -23,6 +23,7 @@ import (
 // the other end of its socket and ends, with every sandbox, when that is gone.
 type spawner struct {
 	server   *wire.Conn
+	rootless bool
 	cgroups  *cgroup.Tree
 	missing  []string // cgroup controllers that are not there
 	landlock int      // the kernel's Landlock version that is used
@@ -78,7 +79,7 @@ type image struct {
 }
 
 // runSpawner serves until the server is gone; node names the control groups.
-func runSpawner(node string) error {
+func runSpawner(node string, rootless bool) error {
 	for fd := fdServer; fd <= fdCode; fd++ {
 		unix.CloseOnExec(fd)
 	}
@@ -90,11 +91,13 @@ func runSpawner(node string) error {
 		return err
 	}
 	unix.Umask(0o022)
-	if err := syscall.Setgroups(nil); err != nil { // no sandbox inherits a group of root's
-		return fmt.Errorf("drop groups: %w", err)
+	if !rootless { // else the kernel does not let anybody drop a group
+		if err := syscall.Setgroups(nil); err != nil { // no sandbox inherits a group of root's
+			return fmt.Errorf("drop groups: %w", err)
+		}
 	}
 	s := &spawner{
-		server: server,
+		server: server, rootless: rootless,
 		images: map[string]*image{}, boxes: map[string]*box{}, begun: map[string]bool{}, code: map[string]int{},
 		forks: make(chan func()),
 		stems: newStems(),
@@ -106,7 +109,10 @@ func runSpawner(node string) error {
 	if err := waitForTheLast(); err != nil {
 		return err
 	}
-	if s.cgroups, s.missing, err = cgroup.Find(node); err != nil {
+	if rootless {
+		s.cgroups = cgroup.None()
+		go s.watchMemory()
+	} else if s.cgroups, s.missing, err = cgroup.Find(node); err != nil {
 		return fmt.Errorf("cgroups: %w", err)
 	}
 	s.landlock = landlockVersion()
@@ -152,8 +158,12 @@ func (s *spawner) mountBase() error {
 	}
 	unix.Chmod("e", 0o555)
 	unix.Chmod("d", 0o755)
-	for name, minor := range map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9} {
-		if err := unix.Mknod("d/"+name, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
+	for name, minor := range devices {
+		kind := uint32(unix.S_IFCHR)
+		if s.rootless {
+			kind = unix.S_IFREG // the host's own will be mounted there
+		}
+		if err := unix.Mknod("d/"+name, kind|0o666, int(unix.Mkdev(1, minor))); err != nil {
 			return fmt.Errorf("make device %s: %w", name, err)
 		}
 		unix.Chmod("d/"+name, 0o666)
@@ -174,13 +184,43 @@ func (s *spawner) mountBase() error {
 		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
 			return err
 		}
+		if dir == "d" && s.rootless {
+			if err := borrowDevices(dir); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
 			return err
 		}
 	}
+	if s.rootless {
+		return nil // only the host's root can mount one of the host's processes; the host's own has to do
+	}
 	// A new /proc may be mounted in a user namespace only where a whole one is
 	// visible already; the host's own may be covered in places.
 	return unix.Mount("proc", "p", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+}
+
+// devices are those of a sandbox, with their minor numbers.
+var devices = map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
+
+// borrowDevices mounts the host's devices over the files in dir that are named
+// like them, as nobody but the host's root can make a device. The mounts are
+// read-only, which is no matter to what is written to a device.
+func borrowDevices(dir string) error {
+	for name, minor := range devices {
+		var st unix.Stat_t
+		if err := unix.Stat("/dev/"+name, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, minor) {
+			return fmt.Errorf("/dev/%s of this host is not that device", name)
+		}
+		if err := unix.Mount("/dev/"+name, dir+"/"+name, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("device %s: %w", name, err)
+		}
+	}
+	return unix.MountSetattr(unix.AT_FDCWD, dir, unix.AT_RECURSIVE, &unix.MountAttr{
+		Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC,
+	})
 }
 
 // lastTime bounds how long a spawner waits for the one before it, which ends when
@@ -408,7 +448,8 @@ func (s *spawner) attach(b *box, a *wire.Attach) error {
 	if b.attached.Load() {
 		return errors.New("the sandbox already has a function")
 	}
-	if limits := limitsOf(a); limits != warmLimits { // most functions have the default
+	b.memory.Store(a.Memory)
+	if limits := limitsOf(a); s.rootless || limits != warmLimits { // most functions have the default
 		if err := b.group.Limit(limits); err != nil {
 			return err
 		}
@@ -573,7 +614,7 @@ func (s *spawner) start(id string, st *wire.Start, fds []int) (*box, error) {
 func (s *spawner) dress(b *box, name string, img *image, fds []int) error {
 	setup := wire.Setup{
 		Root: "r/" + name, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
-		Filter: img.filter, Landlock: s.landlock, Mask: masked,
+		Filter: img.filter, Landlock: s.landlock, Mask: masked, Rootless: s.rootless,
 	}
 	if err := b.ctl.Send(&setup, fds...); err != nil {
 		return err
@@ -609,4 +650,17 @@ var initProcess = syscall.SysProcAttr{
 	Credential:                 &syscall.Credential{NoSetGroups: true}, // user 0 of its own namespace, or exec would take its rights
 	GidMappingsEnableSetgroups: true,
 	Pdeathsig:                  syscall.SIGKILL,
+}
+
+// rootlessInit makes an init where the only user there is, the node's own, has to
+// be both init's and the program's. As the program's it is not user 0, so an init
+// that is to have rights after its exec must be handed them as ambient ones.
+func rootlessInit() syscall.SysProcAttr {
+	attr := initProcess
+	attr.Credential = &syscall.Credential{Uid: programUID, Gid: programUID, NoSetGroups: true}
+	attr.GidMappingsEnableSetgroups = false
+	attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP}
+	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: programUID, HostID: 0, Size: 1}}
+	attr.GidMappings = attr.UidMappings
+	return attr
 }

@@ -87,9 +87,12 @@ func (s *spawner) growStems() {
 
 // newStem makes an init in new namespaces and control groups.
 func (s *spawner) newStem() (*box, error) {
-	uid, err := s.users.take()
-	if err != nil {
-		return nil, fmt.Errorf("users for a sandbox: %w", err)
+	var uid uint32
+	if !s.rootless { // else there is one user for all
+		var err error
+		if uid, err = s.users.take(); err != nil {
+			return nil, fmt.Errorf("users for a sandbox: %w", err)
+		}
 	}
 	name := fmt.Sprintf("b%d", s.serial.Add(1))
 	b := &box{s: s, name: name, share: "s/" + name, gone: make(chan struct{}), answered: make(chan struct{}), notify: -1}

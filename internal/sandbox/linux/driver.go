@@ -217,7 +217,7 @@ func (d *Driver) greet(s *spawner, restarts int) error {
 			return nil
 		}
 		return bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper does not work here").
-			WithFix("run bawn as root on Linux 6.6 or newer; its log has the detail")
+			WithFix("%s", howToMend())
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -69,6 +70,33 @@ type Places struct {
 	Preparer bool
 }
 
+// Weaker says in one line what sandboxes of this process lack that those of root
+// have; "" if nothing. [Driver.Probe] tells more.
+func Weaker() string {
+	if os.Geteuid() == 0 {
+		return ""
+	}
+	return "without root some controls are weaker: no cpu limit, memory limits and freezing are not the kernel's (B5), all sandboxes have the node's own user (B3); bawn doctor tells more"
+}
+
+// howToMend says what to do about a helper that does not work.
+func howToMend() string {
+	const root = "run bawn as root on Linux 6.6 or newer; its log has the detail"
+	if os.Geteuid() == 0 {
+		return root
+	}
+	for _, s := range []struct{ file, closed, open string }{
+		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=65536"},
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for bawn that allows userns"},
+	} {
+		if b, err := os.ReadFile(s.file); err == nil && strings.TrimSpace(string(b)) == s.closed {
+			return "this host gives users no namespaces (" + s.file + " is " + s.closed + "): run bawn as root, or as root: " + s.open
+		}
+	}
+	return root
+}
+
 // Helper is the privileged part of a node: a keeper, which starts the spawner
 // and starts another when one has ended. It ends when the server does.
 type Helper struct {
@@ -80,12 +108,10 @@ type Helper struct {
 }
 
 // Launch starts the helper with the rights of this process, which needs none of
-// them for its own part any more afterwards. The folders may be closed after.
+// them for its own part any more afterwards. Without root the helper is root of a
+// user namespace instead, in which this process's user is the only one; see
+// [Weaker]. The folders may be closed after.
 func Launch(p Places) (*Helper, error) {
-	if os.Geteuid() != 0 {
-		return nil, bawn.Errorf(bawn.CodeUnavailable, "sandbox", "making sandboxes needs root, which this process is not").
-			WithFix("run bawn as root: only its small helper keeps that, and the server becomes a user of its own")
-	}
 	if err := unix.Mkdirat(int(p.Roots.Fd()), baseFolder, 0o700); err != nil && err != unix.EEXIST {
 		return nil, fmt.Errorf("make the helper's folder: %w", err)
 	}
@@ -100,7 +126,11 @@ func Launch(p Places) (*Helper, error) {
 	}
 	defer theirs.Close()
 	h := &Helper{conn: conn}
-	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), "keeper", p.Node)
+	mode := wire.Rootful
+	if os.Geteuid() != 0 {
+		mode = wire.Rootless
+	}
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", binary.Fd()), "keeper", p.Node, mode)
 	cmd.Args[0] = "bawn-sandbox"
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.ExtraFiles = []*os.File{theirs, p.Roots, p.Code}
@@ -122,6 +152,11 @@ func Launch(p Places) (*Helper, error) {
 		}
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's ^C is for the server
+	if mode == wire.Rootless {
+		cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWIPC
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
 	if h.stderr, err = cmd.StderrPipe(); err == nil {
 		err = cmd.Start()
 	}
@@ -130,8 +165,7 @@ func Launch(p Places) (*Helper, error) {
 		if h.report != nil {
 			h.report.Close()
 		}
-		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper cannot be started").
-			WithFix("run bawn as root: only then can it make namespaces and cgroups")
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "sandbox", "the sandbox helper cannot be started: %v", err).WithFix("%s", howToMend())
 	}
 	h.keeper = cmd
 	return h, nil

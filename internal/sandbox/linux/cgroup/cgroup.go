@@ -20,6 +20,7 @@ import (
 // Tree is where the groups of one node's sandboxes are.
 type Tree struct {
 	V2    bool
+	none  bool              // there are no groups, only processes
 	roots map[string]string // controller to the folder that holds this node's groups; v2 has one, named ""
 }
 
@@ -187,7 +188,8 @@ func remove(dir string) error {
 // to another process, which may read from it.
 type Group struct {
 	V2   bool              `json:"v2"`
-	Dirs map[string]string `json:"dirs"` // by controller; v2 has one, named ""
+	Dirs map[string]string `json:"dirs"`           // by controller; v2 has one, named ""
+	Init int               `json:"init,omitempty"` // the first process of the sandbox, where there are no groups
 }
 
 // Limits are a sandbox's hard limits.
@@ -210,7 +212,11 @@ type Stats struct {
 const overheadPIDs = 12
 
 // Create makes a sandbox's groups with limits and puts a process into them.
+// Where there are no groups the limits begin with [Group.Limit].
 func (c *Tree) Create(id string, pid int, limits Limits) (*Group, error) {
+	if c.none {
+		return &Group{Init: pid}, nil // a limit could not be raised any more
+	}
 	g := &Group{V2: c.V2, Dirs: map[string]string{}}
 	for name, root := range c.roots {
 		dir := filepath.Join(root, id)
@@ -262,8 +268,11 @@ const cpuPeriod = 100_000
 // host, in bytes.
 const minTCP = 8 << 20
 
-// Limit sets the hard limits.
+// Limit sets the hard limits. Without groups that is the one on processes.
 func (g *Group) Limit(a Limits) error {
+	if g.Init != 0 {
+		return g.limitProcesses(a.PIDs)
+	}
 	memory := strconv.FormatInt(a.Memory, 10)
 	quota := strconv.FormatInt(max(int64(a.CPU*cpuPeriod), 1000), 10)
 	pids := strconv.Itoa(a.PIDs + overheadPIDs)
@@ -288,8 +297,15 @@ func (g *Group) Limit(a Limits) error {
 		g.set("pids", "pids.max", pids))
 }
 
-// Freeze stops every process of the group, or lets them go on.
+// Freeze stops every process of the group, or lets them go on. Without groups
+// it does so by signals, and lets also those go on that were stopped before.
 func (g *Group) Freeze(on bool) error {
+	if g.Init != 0 {
+		if on {
+			return g.stop(unix.SIGSTOP)
+		}
+		return g.stop(unix.SIGCONT)
+	}
 	if g.V2 {
 		value := "0"
 		if on {
@@ -304,8 +320,12 @@ func (g *Group) Freeze(on bool) error {
 	return g.set("freezer", "freezer.state", value)
 }
 
-// Frozen reports whether the group is frozen or about to be.
+// Frozen reports whether the group is frozen or about to be. Processes that were
+// stopped by signals are not: they can be killed.
 func (g *Group) Frozen() bool {
+	if g.Init != 0 {
+		return false
+	}
 	if g.V2 {
 		return hasWord(read(g.dir(""), "cgroup.events"), "frozen 1")
 	}
@@ -316,6 +336,9 @@ func (g *Group) Frozen() bool {
 // Stats reads what the group has used. A group that is gone has used nothing.
 func (g *Group) Stats() Stats {
 	var s Stats
+	if g.Init != 0 {
+		return g.processStats()
+	}
 	if g.V2 {
 		d := g.dir("")
 		s.CPU = time.Duration(keyed(read(d, "cpu.stat"), "usage_usec")) * time.Microsecond
@@ -335,6 +358,9 @@ func (g *Group) Stats() Stats {
 
 // OOMKills reads how many processes the kernel killed for want of memory.
 func (g *Group) OOMKills() int {
+	if g.Init != 0 {
+		return 0
+	}
 	if g.V2 {
 		return int(keyed(read(g.dir(""), "memory.events"), "oom_kill"))
 	}

@@ -31,6 +31,13 @@ const (
 // roots: descriptor 3 is the folder of roots, 4 takes the report.
 const PrepareCommand = "bawn-prepare-roots"
 
+// How a keeper and a spawner are told which root they are: the host's, or that
+// of a user namespace in which there is no user but the node's own.
+const (
+	Rootful  = "root"
+	Rootless = "rootless"
+)
+
 // Op names a request.
 type Op string
 
@@ -163,6 +170,7 @@ type Setup struct {
 	Filter   []byte   `json:"filter"` // the seccomp program
 	Landlock int      `json:"landlock"`
 	Mask     []string `json:"mask"` // paths below /proc that are hidden
+	Rootless bool     `json:"rootless,omitempty"`
 }
 
 // FromInit is every message from an init to the spawner. The seccomp listener
