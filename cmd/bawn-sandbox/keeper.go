@@ -90,6 +90,11 @@ func runKeeper(node string, rootless bool) error {
 		case <-gone:
 			return nil
 		case <-time.After(wait):
+			select { // both may have come
+			case <-gone:
+				return nil
+			default:
+			}
 		}
 	}
 }

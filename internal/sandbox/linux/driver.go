@@ -221,6 +221,10 @@ func (d *Driver) greet(s *spawner, restarts int) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed { // the keeper was not told in time, and nobody else will stop this one
+		s.conn.CloseWrite()
+		return nil
+	}
 	d.spawner = s
 	d.probed = nil
 	for _, c := range reply.Probe.Capabilities {
