@@ -81,10 +81,17 @@ func Weaker() string {
 
 // howToMend says what to do about a helper that does not work.
 func howToMend() string {
-	const root = "run bawn as root on Linux 6.6 or newer; its log has the detail"
-	if os.Geteuid() == 0 {
-		return root
+	if os.Geteuid() != 0 {
+		if fix := noNamespaces(); fix != "" {
+			return fix
+		}
 	}
+	return "run bawn as root on Linux 6.6 or newer; its log has the detail"
+}
+
+// noNamespaces says by which setting this host gives users no namespaces, and how
+// to get past that; "" if it does not say that it gives none.
+func noNamespaces() string {
 	for _, s := range []struct{ file, closed, open string }{
 		{"/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=65536"},
 		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"},
@@ -94,7 +101,7 @@ func howToMend() string {
 			return "this host gives users no namespaces (" + s.file + " is " + s.closed + "): run bawn as root, or as root: " + s.open
 		}
 	}
-	return root
+	return ""
 }
 
 // Helper is the privileged part of a node: a keeper, which starts the spawner
