@@ -69,15 +69,16 @@ func (b *box) makeShare() error {
 // clone makes the init in new namespaces. It runs on the thread that makes
 // all processes.
 func (b *box) clone(uid uint32, control *os.File) error {
-	attr := initProcess
+	attr, env := initProcess, []string{"GOMAXPROCS=1"}
 	attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(uid), Size: 1}, {ContainerID: programUID, HostID: int(uid) + 1, Size: 1}}
 	attr.GidMappings = attr.UidMappings
 	if b.s.rootless {
 		attr = rootlessInit()
+		env = append(env, "GOTRACEBACK=none") // the program may send it signals
 	}
 	attr.PidFD = &b.pidfd
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"init"}, &syscall.ProcAttr{
-		Env:   []string{"GOMAXPROCS=1"},
+		Env:   env,
 		Files: []uintptr{0, 1, 2, control.Fd()},
 		Sys:   &attr,
 	})

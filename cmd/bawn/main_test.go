@@ -42,9 +42,11 @@ func TestMain(m *testing.M) {
 //	bigfile FILE BYTES      make a JSON string of so many bytes
 //	as KEY FILE             write the context with another key
 //	occupy                  take a port; $TAKEN is its address
+//	rootless [ARGS]         start a node as a user without rights; bawn finds it, $DATA is its
+//	rootless stop           end it and see that it leaves no process
 //	setenvfrom NAME         set a variable to the last command's output
 //
-// Conditions: sandbox (this host can make sandboxes), python, nodejs, provided
+// Conditions: sandbox (this host can make sandboxes), rootless (and users can), python, nodejs, provided
 // and webassembly (it can run those), missing (it lacks an interpreter). $PYTHON and
 // $NODEJS name a runtime that it has, $MISSING one that it has not.
 func TestScripts(t *testing.T) {
@@ -102,6 +104,8 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "sandbox":
 				return sandbox()
+			case "rootless":
+				return rootlessCondition(), nil
 			case "missing":
 				return missing() != "", nil
 			case "webassembly": // "wasm" is a condition of testscript's own, for another thing
@@ -140,11 +144,12 @@ func TestScripts(t *testing.T) {
 				ts.Setenv("ISSUER", o.URL)
 				ts.Setenv("ISSUERCA", o.CAFile)
 			},
-			"linkzip": linkZip,
-			"bombzip": bombZip,
-			"bigfile": bigFile,
-			"occupy":  occupy,
-			"as":      as,
+			"linkzip":  linkZip,
+			"bombzip":  bombZip,
+			"bigfile":  bigFile,
+			"occupy":   occupy,
+			"as":       as,
+			"rootless": rootless,
 			"setenvfrom": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 			},

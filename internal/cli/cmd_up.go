@@ -36,6 +36,10 @@ its addresses, starts the small helper that makes sandboxes, and becomes a user 
 own for good: --user, or the system user bawn, or where there is none the number ` + strconv.Itoa(host.DefaultUID) + `.
 The data directory is given to that user at the first start.
 
+Started without root, the helper makes do with what the kernel gives a user, and bawn
+doctor says which controls are weaker: no cpu limit, memory limits and freezing that are
+not the kernel's, and one user for all sandboxes. That is for development.
+
 A deploy that widens a function's perimeter, its first one included, waits until
 somebody else approves it ("bawn approve"). Where there is nobody else, --solo says so:
 such deploys count as approved then, which is recorded and shown by status and doctor.
@@ -155,8 +159,10 @@ func (a *app) banner(n *node.Node) {
 	a.printf("    control  https://%s\n", clean(n.AdminAddr()))
 	a.printf("    data     %s\n", clean(n.Data()))
 	a.printf("    context  %s\n\n", clean(n.ContextFile()))
-	if m := n.Notice(); m != "" {
-		a.printf("  %s %s\n\n", a.paint(33, "!"), clean(m))
+	for _, m := range []string{n.Notice(), n.Weaker()} {
+		if m != "" {
+			a.printf("  %s %s\n\n", a.paint(33, "!"), clean(m))
+		}
 	}
 	a.printf("  In another terminal:\n    bawn init hello --runtime python3.11 && bawn deploy hello && bawn invoke hello\n  Ctrl-C stops the node.\n\n")
 }

@@ -47,7 +47,7 @@ type noDriver struct{ err error }
 
 func (n *noDriver) reason() *bawn.Error {
 	e := bawn.Wrap(n.err, bawn.CodeUnavailable, "sandbox", "this host can make no sandbox").
-		WithFix("run bawn as root on Linux; `bawn doctor` says what is missing")
+		WithFix("run bawn on Linux 6.6 or newer, as root if nothing else is missing")
 	var cause *bawn.Error
 	if errors.As(n.err, &cause) {
 		e.Message += ": " + cause.Message

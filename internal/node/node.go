@@ -26,6 +26,7 @@ import (
 	"bawn.dev/bawn/internal/host"
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/sandbox/linux"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -249,6 +250,10 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if cfg.Solo {
 		start["solo"] = "deploys that widen a perimeter count as approved"
 	}
+	if w := n.Weaker(); w != "" {
+		start["weaker"] = w
+		log.Info(w)
+	}
 	if err := n.record.Append(ctx, n.event("start", "ok", start)); err != nil {
 		return nil, err
 	}
@@ -350,6 +355,15 @@ func (n *Node) ContextFile() string { return n.cfg.ContextFile }
 
 // Notice returns what whoever started the node should know, or "".
 func (n *Node) Notice() string { return n.notice }
+
+// Weaker says in one line which controls are weaker because the node was started
+// without root; "" if it was not.
+func (n *Node) Weaker() string {
+	if n.cfg.User != nil {
+		return "" // the helper is root
+	}
+	return linux.Weaker()
+}
 
 // DrainTimeout returns how long Close waits for running calls.
 func (n *Node) DrainTimeout() time.Duration { return n.cfg.DrainTimeout }

@@ -323,6 +323,9 @@ func (s *suite) files(t *testing.T) {
 	if got := a.do("list", "/").OK; got != "dev etc opt proc tmp var" {
 		t.Errorf("root holds %q", got)
 	}
+	if got := a.do("list", "/proc/1/fd"); got.Error == "" {
+		t.Errorf("init's files are open to see: %q", got.OK)
+	}
 	table := a.do("read", "/proc/self/mountinfo").OK
 	for _, word := range []string{s.code, filepath.Dir(s.code), "bawn-", os.TempDir() + "/", "/root/", "/home/", "/dev/vd", "/dev/sd", "ext4"} {
 		if strings.Contains(table, word) {
