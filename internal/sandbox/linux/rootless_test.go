@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/sandbox/sandboxtest"
 )
 
@@ -134,6 +135,46 @@ func TestRootlessLeavesNothing(t *testing.T) {
 		}
 		eventually(t, "nothing of the helper is left", func() bool { return len(alive(left)) == 0 })
 	})
+}
+
+// TestRootlessIsRefusedWithoutNamespaces runs a user where the kernel gives users
+// no namespaces: then there is no sandbox, and the setting is named.
+func TestRootlessIsRefusedWithoutNamespaces(t *testing.T) {
+	const folder, setting = "BAWN_TEST_NO_NAMESPACES", "/proc/sys/user/max_user_namespaces"
+	if own := os.Getenv(folder); own != "" {
+		err := errors.Join(os.WriteFile(setting, []byte("0"), 0), syscall.Setgid(somebody), syscall.Setuid(somebody))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := New(Config{Dir: filepath.Join(own, "runtimes"), Code: own, Node: "none"})
+		if err == nil {
+			d.Close()
+			t.Fatal("there are sandboxes")
+		}
+		var e *bawn.Error
+		if !errors.As(err, &e) || !strings.Contains(e.Fix, setting) || !strings.Contains(e.Fix, "sysctl -w") {
+			t.Errorf("error %v, fix %q", err, e.Fix)
+		}
+		return
+	}
+	if os.Getuid() != 0 {
+		t.Skip("SKIP: to become somebody else needs root")
+	}
+	own := t.TempDir()
+	for up := filepath.Dir(own); up != os.TempDir() && up != "/"; up = filepath.Dir(up) {
+		os.Chmod(up, 0o755)
+	}
+	if err := os.Chown(own, somebody, somebody); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), folder+"="+own)
+	// The setting is each user namespace's own, so this one is that of a small host.
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1 << 16}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // below returns the processes below one.
