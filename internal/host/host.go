@@ -307,6 +307,12 @@ func Enter(dir string) (string, error) {
 	if os.Geteuid() != 0 {
 		return dir, nil
 	}
+	// A name from here on: the present folder may be within reach when those above
+	// it are not.
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", bawn.Wrap(err, bawn.CodeInvalid, "host.data", "the data directory cannot be found")
+	}
 	// A bare descriptor: it stays open until the process ends if it is needed.
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
