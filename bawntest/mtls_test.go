@@ -23,7 +23,7 @@ func TestClientCertificatesOnBothListeners(t *testing.T) {
 		"ingress": map[string]any{"http": []any{map[string]any{"method": "POST", "path": "/f"}}},
 	}, map[string]string{"app.py": "def handler(e, c): return e\n"})
 	ca, other := NewAuthority(t, "machines"), NewAuthority(t, "nobody's")
-	if _, err := n.CreateIssuer(t.Context(), "", client.NewIssuer{
+	if _, err := n.CreateIssuer(t.Context(), client.NewIssuer{
 		Name: "machines", Kind: bawn.IssuerCA, CA: ca.PEM, Roles: map[string][]bawn.Role{"spiffe://example.org/ci/*": {bawn.RoleViewer}},
 	}); err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestClientCertificatesOnBothListeners(t *testing.T) {
 	if got := status(stranger, "GET", n.URL()+"/v1/functions"); got != 403 {
 		t.Errorf("a certificate without a role: %d", got)
 	}
-	if _, err := n.Revoke(t.Context(), "", client.NewRevocation{Principal: "cert:spiffe://example.org/ci/build"}); err != nil {
+	if _, err := n.Revoke(t.Context(), client.NewRevocation{Principal: "cert:spiffe://example.org/ci/build"}); err != nil {
 		t.Fatal(err)
 	}
 	if got := [2]int{status(good, "GET", n.URL()+"/v1/functions"), status(good, "POST", n.Public()+"/f")}; got != [2]int{401, 401} {
