@@ -29,6 +29,7 @@ internal/manifest: .
 internal/backup: .
 internal/sandbox: .
 internal/store: .
+internal/secret: .
 
 internal/host: .
 
@@ -49,12 +50,12 @@ internal/interior: . internal/sandbox
 internal/deploy: . internal/store
 
 internal/invoke: . internal/evidence internal/ingress internal/interior
-internal/control: . internal/backup internal/deploy internal/evidence internal/evidence/tlog internal/identity internal/manifest internal/policy internal/store
+internal/control: . internal/backup internal/deploy internal/evidence internal/evidence/tlog internal/identity internal/manifest internal/policy internal/secret internal/store
 
 internal/trigger: . internal/invoke
 internal/api: . internal/control internal/identity internal/invoke internal/manifest
 
-internal/node: . client internal/api internal/backup internal/control internal/deploy internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/store internal/trigger
+internal/node: . client internal/api internal/backup internal/control internal/deploy internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/secret internal/store internal/trigger
 
 internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node
 bawntest: . client internal/node
@@ -83,6 +84,7 @@ github.com/spf13/: internal/cli
 github.com/schollz/progressbar/: internal/cli
 golang.org/x/term: internal/cli
 filippo.io/age: internal/backup
+github.com/tink-crypto/: internal/secret
 golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text

@@ -22,6 +22,7 @@ import (
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/manifest"
 	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
 	"github.com/google/go-cmp/cmp"
 )
@@ -44,6 +45,8 @@ type plane struct {
 	log    *evidence.Log
 	close  func()
 
+	secrets *secret.TenantKeys
+
 	compile func(v *bawn.Version, code string) (map[string][]byte, error) // nil: nothing to compile
 	test    func(v *bawn.Version) ([]bawn.TestResult, error)              // nil: it cannot be tested
 }
@@ -65,7 +68,10 @@ func (p *plane) open() {
 			t.Fatal(err)
 		}
 	}
-	s, err := store.Open(ctx, store.Config{Dir: filepath.Join(p.dir, "store")})
+	var err error
+	p.secrets, err = secret.OpenTenantKeys(filepath.Join(p.dir, "tenants"), make([]byte, 32))
+	check(err)
+	s, err := store.Open(ctx, store.Config{Dir: filepath.Join(p.dir, "store"), Sealer: p.secrets})
 	check(err)
 	log, err := evidence.Open(ctx, evidence.Config{Dir: filepath.Join(p.dir, "audit"), Key: make([]byte, 32)})
 	check(err)
@@ -98,13 +104,14 @@ func (p *plane) open() {
 	}
 	rules := policy.New(log, now)
 	check(rules.OpenGuardrails(ctx, s))
-	tenants, err := OpenTenants(ctx, s, now)
+	tenants, err := OpenTenants(ctx, s, p.secrets, now)
 	check(err)
 	for _, name := range []string{"acme", "rival"} {
 		if _, _, ok := tenants.table.Get(name); ok {
 			continue
 		}
-		_, err = tenants.table.Create(ctx, name, tenant{Tenant: bawn.Tenant{Name: name, CreatedAt: today}})
+		check(p.secrets.Make(name))
+		_, err = tenants.table.Create(ctx, name, tenant{Tenant: bawn.Tenant{Name: name, CreatedAt: today}, Sealed: true})
 		check(err)
 	}
 	people, err := identity.Open(ctx, identity.Config{Store: s, Keys: keys, Dir: filepath.Join(p.dir, "identity"), Secret: make([]byte, 32), Suspended: tenants.Suspended, Now: now})

@@ -9,6 +9,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -22,6 +23,7 @@ const (
 // anything reads memory only. It is safe for concurrent use.
 type Tenants struct {
 	table *store.Table[tenant] // by name
+	keys  *secret.TenantKeys   // nil: nothing is encrypted
 	now   func() time.Time
 }
 
@@ -30,11 +32,17 @@ type Tenants struct {
 type tenant struct {
 	bawn.Tenant
 	Removed time.Time `json:"removed,omitzero"`
+	// Sealed says that the tenant has had a key: one that is missing was lost, and
+	// no other is made.
+	Sealed bool `json:"sealed,omitempty"`
 }
 
 // OpenTenants opens the tenants that the store holds; there is always
-// [bawn.DefaultTenant]. now is the clock; nil means [time.Now].
-func OpenTenants(ctx context.Context, s *store.Store, now func() time.Time) (*Tenants, error) {
+// [bawn.DefaultTenant]. It sees to their keys, so it comes before anything that
+// opens what is theirs: tenants of a Bawn that did not encrypt get one, and those
+// of removed ones are destroyed once nothing is left that needs them. keys may be
+// nil if the store does not encrypt. now is the clock; nil means [time.Now].
+func OpenTenants(ctx context.Context, s *store.Store, keys *secret.TenantKeys, now func() time.Time) (*Tenants, error) {
 	if now == nil {
 		now = time.Now
 	}
@@ -42,15 +50,60 @@ func OpenTenants(ctx context.Context, s *store.Store, now func() time.Time) (*Te
 	if err != nil {
 		return nil, err
 	}
-	t := &Tenants{table, now}
+	t := &Tenants{table, keys, now}
 	// One that was lost is not made anew: until it is restored nobody gets in.
 	if _, _, ok, lost := table.Find(bawn.DefaultTenant); !ok && lost == nil {
 		at := now().UTC()
-		_, err = table.Create(ctx, bawn.DefaultTenant, tenant{Tenant: bawn.Tenant{
+		if _, err = table.Create(ctx, bawn.DefaultTenant, tenant{Tenant: bawn.Tenant{
 			Name: bawn.DefaultTenant, CreatedAt: at, CreatedBy: bawn.PrincipalNode, UpdatedAt: at,
-		}})
+		}}); err != nil {
+			return nil, err
+		}
 	}
-	return t, err
+	return t, t.makeKeys(ctx)
+}
+
+// makeKeys makes the keys of tenants that never had one.
+func (t *Tenants) makeKeys(ctx context.Context) error {
+	if t.keys == nil {
+		return nil
+	}
+	for name, row := range t.table.All("") {
+		if row.Sealed || !row.Removed.IsZero() {
+			continue
+		}
+		// The key first: a crash in between leaves one that is taken up here.
+		if err := t.keys.Make(name); err != nil {
+			return err
+		}
+		_, rev, _ := t.table.Get(name)
+		row.Sealed = true
+		if _, err := t.table.Update(ctx, name, row, rev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newKey makes the key of a tenant that there is not yet.
+func (t *Tenants) newKey(name string) error {
+	if t.keys == nil {
+		return nil
+	}
+	// One can be left of a creation that a crash cut short.
+	if err := t.keys.Destroy(name); err != nil {
+		return err
+	}
+	return t.keys.Make(name)
+}
+
+// destroyKey makes unreadable what is left of a tenant that was removed, wherever
+// a copy of it may be.
+func (t *Tenants) destroyKey(name string) error {
+	if t.keys == nil {
+		return nil
+	}
+	return t.keys.Destroy(name)
 }
 
 // Suspended reports whether nobody of the tenant gets in and nothing of it runs:
@@ -130,6 +183,10 @@ func (c *Control) CreateTenant(ctx context.Context, p bawn.Principal, name strin
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.cfg.Tenants
+	// A tenant that cannot be read is one, and its key stays.
+	if err := t.table.Trusted(); err != nil {
+		return fail(err)
+	}
 	if old, _, ok := t.table.Get(name); ok && !old.Removed.IsZero() {
 		return fail(bawn.Errorf(bawn.CodeConflict, op, "%q was the name of a tenant until %s, and no other gets it", name, old.Removed.Format(time.DateOnly)).
 			WithFix("take another name"))
@@ -143,7 +200,10 @@ func (c *Control) CreateTenant(ctx context.Context, p bawn.Principal, name strin
 	made = bawn.Tenant{Name: name, Quota: quota, CreatedAt: at, CreatedBy: p.String(), UpdatedAt: at}
 	what := bawn.Record{Action: "tenant.create", Detail: map[string]string{"tenant": name, "after": quotaText(quota)}}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
-		if _, err := t.table.Create(ctx, name, tenant{Tenant: made}); err != nil {
+		if err := t.newKey(name); err != nil {
+			return err
+		}
+		if _, err := t.table.Create(ctx, name, tenant{Tenant: made, Sealed: t.keys != nil}); err != nil {
 			return err
 		}
 		secret, key, err = c.cfg.Keys.Create(ctx, bawn.Key{Name: "admin", Tenant: name, Role: bawn.RoleAdmin, CreatedBy: p.String()})
@@ -373,7 +433,11 @@ func (c *Control) clearTenant(ctx context.Context, name string) error {
 	for key, a := range c.artifacts.All(name + ".") {
 		errs = append(errs, c.dropArtifact(ctx, key, a.Artifact.Digest))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// Last, so that what could not be cleared away now can be at the next start.
+	return c.cfg.Tenants.destroyKey(name)
 }
 
 // clearTenants brings removals to their end that a crash left half done.

@@ -3,7 +3,9 @@ package evidence
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"slices"
@@ -175,8 +177,12 @@ func (l *Logs) flush() {
 		if lost[k]+n == 0 {
 			continue
 		}
-		// The note goes with the next lines if it cannot go now.
-		if n > 0 || l.note(k, lost[k]) != nil {
+		// The note goes with the next lines if it cannot go now. It never can if the
+		// tenant, and its key with it, is gone.
+		if n == 0 {
+			err = l.note(k, lost[k])
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.mu.Lock()
 			l.lost[k] += lost[k] + n
 			if l.waiting[k] == nil && !l.closed {

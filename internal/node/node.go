@@ -140,7 +140,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	n.secret = secret
 
 	// The ground: what is stored, and the evidence of what happens.
-	st, err := openStore(ctx, data, secret, log)
+	st, tenantKeys, err := openStore(ctx, data, secret, log)
 	if err != nil {
 		return nil, err
 	}
@@ -163,6 +163,12 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if err := expectState(ctx, st, n.record); err != nil {
 		return nil, err
 	}
+	// Before all that is tenants': it makes the keys that this is encrypted with.
+	tenants, err := control.OpenTenants(ctx, st, tenantKeys, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	n.tenants = tenants
 	logs, err := evidence.OpenLogs(ctx, st, evidence.LogsConfig{Log: log})
 	if err != nil {
 		return nil, err
@@ -173,11 +179,6 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.keys, err = identity.OpenKeys(ctx, st); err != nil {
 		return nil, err
 	}
-	tenants, err := control.OpenTenants(ctx, st, time.Now)
-	if err != nil {
-		return nil, err
-	}
-	n.tenants = tenants
 	if n.who, err = identity.Open(ctx, identity.Config{
 		// Upwards: nobody of a tenant that is suspended gets in.
 		Suspended: tenants.Suspended,
@@ -258,7 +259,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.onClose("stop record", func(ctx context.Context) error { return n.record.Append(ctx, n.event("stop", "ok", nil)) })
-	if err := n.keepState(ctx); err != nil {
+	if err := n.keepState(ctx, tenantKeys); err != nil {
 		return nil, err
 	}
 

@@ -20,6 +20,7 @@ import (
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/backup"
 	"bawn.dev/bawn/internal/host"
+	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -136,6 +137,7 @@ type restoring struct {
 	cfg         RestoreConfig
 	stage, data string
 	secret      rootSecret
+	keys        *secret.TenantKeys // made anew: a backup holds none
 	out         *Restored
 }
 
@@ -182,8 +184,11 @@ func (r *restoring) read(ctx context.Context) error {
 			if r.secret, err = r.readSecret(); err != nil {
 				return err
 			}
-			if st, err = openStore(ctx, r.stage, r.secret, r.cfg.Log); err != nil {
+			if st, r.keys, err = openStore(ctx, r.stage, r.secret, r.cfg.Log); err != nil {
 				return err
+			}
+			if err := os.Mkdir(filepath.Join(r.stage, tenantsFolder), 0o700); err != nil {
+				return restoreFailed(err)
 			}
 			if blobs, err = store.OpenBlobs(ctx, st, "artifacts"); err != nil {
 				return err
@@ -261,6 +266,11 @@ func (r *restoring) rows(ctx context.Context, st *store.Store, tables map[string
 			return bawn.Wrap(err, bawn.CodeUnprocessable, "node.restore", "the backup's table %s cannot be read", name).
 				WithFix("use another backup; nothing was restored")
 		}
+		if owner, _, several := strings.Cut(row.Key, "."); (several || name == "tenants") && bawn.CheckName("tenant", owner) == nil {
+			if err := r.keys.Make(owner); err != nil {
+				return err
+			}
+		}
 		if _, err := t.Create(ctx, row.Key, row.Value); err != nil {
 			return err
 		}
@@ -303,7 +313,7 @@ func (r *restoring) verify(ctx context.Context) error {
 				WithFix("give the data directory of that node, or restore all of the backup elsewhere, without --state-only")
 		}
 	}
-	st, err := openStore(ctx, r.stage, r.secret, r.cfg.Log)
+	st, _, err := openStore(ctx, r.stage, r.secret, r.cfg.Log)
 	if err != nil {
 		return err
 	}
@@ -357,7 +367,7 @@ func (r *restoring) swap(full bool) error {
 		return syncDir(filepath.Dir(r.data))
 	}
 	r.out.Aside = filepath.Join(r.data, "store") + stamp
-	for _, name := range []string{"state", "store"} {
+	for _, name := range []string{tenantsFolder, "state", "store"} {
 		path := filepath.Join(r.data, name)
 		if err := os.Rename(path, path+stamp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return restoreFailed(err)
@@ -498,7 +508,7 @@ func withState(ctx context.Context, cfg StateConfig, expect bool, do func(*offli
 	if err != nil {
 		return err
 	}
-	st, err := openStore(ctx, data, secret, cfg.Log)
+	st, _, err := openStore(ctx, data, secret, cfg.Log)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -29,15 +30,21 @@ const (
 	maxDamageTold = 100 // records about damage that one check makes
 	actionRoot    = "state.root"
 	actionDamaged = "state.damaged"
+	tenantsFolder = "tenants" // of the data directory: the tenants' keys
 )
 
 // openStore opens the store of the data directory, with the manifests of its tables
-// signed by a key of the root secret.
-func openStore(ctx context.Context, data string, secret rootSecret, log *slog.Logger) (*store.Store, error) {
-	return store.Open(ctx, store.Config{
+// signed by a key of the root secret, and what is tenants' encrypted with their keys.
+func openStore(ctx context.Context, data string, root rootSecret, log *slog.Logger) (*store.Store, *secret.TenantKeys, error) {
+	keys, err := secret.OpenTenantKeys(filepath.Join(data, tenantsFolder), root.derive("tenants"))
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := store.Open(ctx, store.Config{
 		Dir: filepath.Join(data, "store"), State: filepath.Join(data, "state"),
-		Key: secret.stateKey(), Log: log,
+		Key: root.stateKey(), Sealer: keys, Log: log,
 	})
+	return st, keys, err
 }
 
 // stateKey signs the manifests of the tables, and backups.
@@ -69,6 +76,7 @@ func expectState(ctx context.Context, st *store.Store, record *evidence.Log) err
 // disk, and tells of damage.
 type keeper struct {
 	store  *store.Store
+	keys   *secret.TenantKeys
 	record func(context.Context, bawn.Record) error
 	event  func(action, outcome string, detail map[string]string) bawn.Record
 	log    *slog.Logger
@@ -84,8 +92,8 @@ type keeper struct {
 
 // keepState begins to keep the state, once all its tables are open: what opening
 // found and the root are recorded before it returns.
-func (n *Node) keepState(ctx context.Context) error {
-	k := &keeper{store: n.store, record: n.record.Append, event: n.event, log: n.cfg.Log, done: make(chan struct{}), told: map[string]bool{}}
+func (n *Node) keepState(ctx context.Context, keys *secret.TenantKeys) error {
+	k := &keeper{store: n.store, keys: keys, record: n.record.Append, event: n.event, log: n.cfg.Log, done: make(chan struct{}), told: map[string]bool{}}
 	n.state = k
 	if err := k.tell(ctx, n.store.Damaged()); err != nil {
 		return err
@@ -140,6 +148,9 @@ func (k *keeper) check(ctx context.Context) (store.Report, error) {
 	r, err := k.store.Check(ctx)
 	if err != nil {
 		return r, err
+	}
+	for _, tenant := range k.keys.Changed() {
+		r.Damage = append(r.Damage, store.Damage{Table: tenantsFolder, Key: tenant, Problem: "the file of its key is missing or was changed"})
 	}
 	return r, k.tellLocked(ctx, r.Damage)
 }

@@ -104,11 +104,12 @@ func TestDamageTouchesWhatItTouches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.Index(b, []byte(`"name":"hurt"`))
+	at := bytes.Index(b, []byte("$KV.keys.main."+hurt.Key.ID))
 	if at < 0 {
 		t.Fatal("the key is not in the block")
 	}
-	b[at+9] ^= 1
+	at += bytes.Index(b[at:], []byte("\r\n\r\n")) // the end of the header
+	b[at+20] ^= 1
 	if err := os.WriteFile(blocks[0], b, 0o600); err != nil {
 		t.Fatal(err)
 	}

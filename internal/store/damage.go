@@ -246,7 +246,8 @@ func (t *Table[T]) accept(ctx context.Context) error {
 		key := strings.TrimPrefix(m.subject, t.prefix)
 		_, good := t.rows[key]
 		if t.whole {
-			good = json.Unmarshal(m.data, new(T)) == nil
+			data, _, err := t.s.unseal(rowPlace(t.name, key), m.data)
+			good = err == nil && json.Unmarshal(data, new(T)) == nil
 		}
 		if good && m.header.Get(opHeader) == "" {
 			rows[key] = want{m.seq, rowSum(key, m.data)}

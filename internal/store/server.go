@@ -60,21 +60,26 @@ type Config struct {
 	// Key signs the manifests. Without one they tell damage, and not who made it.
 	Key ed25519.PrivateKey
 
+	// Sealer encrypts what is a tenant's: rows and messages whose key or subject has
+	// several names, of which the first is the tenant's. Nil stores it in clear.
+	Sealer Sealer
+
 	// Log takes what the embedded server says. Nil discards it.
 	Log *slog.Logger
 }
 
 // Store is an open store. It is safe for concurrent use.
 type Store struct {
-	dir   string
-	state string
-	key   ed25519.PrivateKey
-	log   *slog.Logger
-	srv   *server.Server
-	write *nats.Conn // for what changes something
-	read  *nats.Conn // apart, because the server answers reads in the connection's own loop
-	js    jetstream.JetStream
-	room  int64 // bytes of disk below which nothing is written
+	dir    string
+	state  string
+	key    ed25519.PrivateKey
+	log    *slog.Logger
+	sealer Sealer // nil: nothing is sealed
+	srv    *server.Server
+	write  *nats.Conn // for what changes something
+	read   *nats.Conn // apart, because the server answers reads in the connection's own loop
+	js     jetstream.JetStream
+	room   int64 // bytes of disk below which nothing is written
 
 	ending context.Context // ends with Close, and with it who follows a stream
 	end    context.CancelFunc
@@ -117,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, bawn.Wrap(err, bawn.CodeUnavailable, op, "the folder for the manifests of the state cannot be made").
 			WithFix("give --data a folder that Bawn may write to")
 	}
-	s := &Store{dir: cfg.Dir, state: cfg.State, key: cfg.Key, log: cfg.Log}
+	s := &Store{dir: cfg.Dir, state: cfg.State, key: cfg.Key, log: cfg.Log, sealer: cfg.Sealer}
 	s.ending, s.end = context.WithCancel(context.Background())
 	if total, _, err := diskSpace(cfg.Dir); err == nil {
 		s.room = min(max(total/20, minRoom), maxRoom)

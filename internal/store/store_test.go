@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		childWrites(os.Getenv("STORE_TEST_DIR"))
 	case "table":
 		childTable(os.Getenv("STORE_TEST_DIR"))
+	case "seal":
+		childSeals(os.Getenv("STORE_TEST_DIR"))
 	case "lock":
 		_, err := LockDir(os.Getenv("STORE_TEST_DIR"))
 		fmt.Println(bawn.ErrorCode(err), err)

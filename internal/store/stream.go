@@ -124,6 +124,10 @@ func (st *Stream) Publish(ctx context.Context, subject string, data []byte, ttl 
 	if err := st.s.checkRoom(op); err != nil {
 		return err
 	}
+	data, err := st.s.seal(messagePlace(st.name, subject), data)
+	if err != nil {
+		return err
+	}
 	var opts []jetstream.PublishOpt
 	if ttl > 0 {
 		opts = append(opts, jetstream.WithMsgTTL((ttl + time.Second - 1).Truncate(time.Second)))
@@ -169,7 +173,11 @@ func (st *Stream) Read(ctx context.Context, cfg ReadConfig, fn func(Message) err
 		top, wake := st.changed()
 		err := st.s.scan(ctx, r, func(m rawMessage) error {
 			r.from, r.since = m.seq+1, time.Time{}
-			return fn(st.message(m))
+			msg, ok, err := st.message(m)
+			if err != nil || !ok {
+				return err
+			}
+			return fn(msg)
 		})
 		if err != nil {
 			if ctx.Err() != nil {
@@ -228,8 +236,11 @@ func (st *Stream) Backward(ctx context.Context, cfg ReadConfig) iter.Seq2[Messag
 				if bytes += len(m.data); bytes > maxBackward && window > 4 {
 					return errWindow
 				}
-				got = append(got, st.message(m))
-				return nil
+				msg, ok, err := st.message(m)
+				if ok {
+					got = append(got, msg)
+				}
+				return err
 			})
 			if e := (callbackError{}); errors.As(err, &e) && e.err == errWindow {
 				window /= 2
@@ -279,8 +290,16 @@ func (st *Stream) rangeOf(cfg ReadConfig) (scanRange, error) {
 	return r, nil
 }
 
-func (st *Stream) message(m rawMessage) Message {
-	return Message{Subject: strings.TrimPrefix(m.subject, st.prefix), Time: m.time, Data: m.data, Seq: m.seq}
+// message decrypts m. One that is not what was stored under its subject is left
+// out: it must not hide the others.
+func (st *Stream) message(m rawMessage) (msg Message, ok bool, err error) {
+	subject := strings.TrimPrefix(m.subject, st.prefix)
+	data, _, err := st.s.unseal(messagePlace(st.name, subject), m.data)
+	if bawn.ErrorCode(err) == bawn.CodeUnprocessable {
+		st.s.log.Error("a stored message is damaged and left out", "stream", st.name, "subject", subject, "seq", m.seq, "error", err)
+		return Message{}, false, nil
+	}
+	return Message{Subject: subject, Time: m.time, Data: data, Seq: m.seq}, err == nil, err
 }
 
 // rawMessage is a message as the server keeps it.

@@ -49,7 +49,8 @@ type Table[T any] struct {
 	wmu      sync.Mutex // held by whoever writes, catches up, or adds a watcher
 	seq      uint64     // newest message applied
 	manifest manifestFile
-	behind   bool // a write ended without an answer: the stream may be ahead
+	behind   bool     // a write ended without an answer: the stream may be ahead
+	clear    []string // keys of tenants' rows that an older Bawn stored in clear; of use to OpenTable alone
 	watchers []*watcher[T]
 
 	// What opening found damaged. None of it changes while the table is open.
@@ -111,16 +112,20 @@ func OpenTable[T any](ctx context.Context, s *Store, name string) (*Table[T], er
 		}
 	}
 	s.register(t)
+	if err := t.sealRows(ctx, t.clear); err != nil {
+		return nil, s.fail(err, "store.table")
+	}
+	t.clear = nil
 	return t, nil
 }
 
 // loaded is what the stream holds, as it was read.
 type loaded[T any] struct {
 	rows map[string]row[T]
-	bad  map[string]bool // keys whose value cannot be decoded
-	dead []string        // keys with a mark of deletion
-	last rawMessage      // the newest
-	next []rawMessage    // after what the manifest has
+	bad  map[string]string // keys whose value cannot be read, with why
+	dead []string          // keys with a mark of deletion
+	last rawMessage        // the newest
+	next []rawMessage      // after what the manifest has
 }
 
 func (t *Table[T]) load(ctx context.Context) error {
@@ -129,7 +134,7 @@ func (t *Table[T]) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	in := loaded[T]{rows: map[string]row[T]{}, bad: map[string]bool{}}
+	in := loaded[T]{rows: map[string]row[T]{}, bad: map[string]string{}}
 	err = t.s.scan(ctx, scanRange{stream: "KV_" + t.name, subject: t.prefix + ">", from: 1}, func(m rawMessage) error {
 		key := strings.TrimPrefix(m.subject, t.prefix)
 		in.last = m
@@ -141,8 +146,14 @@ func (t *Table[T]) load(ctx context.Context) error {
 			return nil
 		}
 		v := new(T)
-		if json.Unmarshal(m.data, v) != nil {
-			in.bad[key] = true
+		data, clear, err := t.s.unseal(rowPlace(t.name, key), m.data)
+		switch {
+		case err != nil:
+			in.bad[key] = "its value cannot be decrypted: " + reason(err)
+		case json.Unmarshal(data, v) != nil:
+			in.bad[key] = "its value cannot be read"
+		case clear:
+			t.clear = append(t.clear, key)
 		}
 		in.rows[key] = row[T]{v, m.seq, rowSum(key, m.data)}
 		return nil
@@ -225,8 +236,8 @@ func (t *Table[T]) compare(in loaded[T], rows map[string]want) {
 			t.hurt(key, "it is missing")
 		case r.rev != w.rev || r.sum != w.sum:
 			t.hurt(key, "it was changed")
-		case in.bad[key]:
-			t.hurt(key, "its value cannot be read")
+		case in.bad[key] != "":
+			t.hurt(key, in.bad[key])
 		default:
 			t.rows[key] = r
 			continue
@@ -284,7 +295,11 @@ func (t *Table[T]) apply(m rawMessage, l line) error {
 	r := row[T]{rev: m.seq}
 	if !l.del {
 		v = new(T)
-		if err := json.Unmarshal(m.data, v); err != nil {
+		data, _, err := t.s.unseal(rowPlace(t.name, l.key), m.data)
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(data, v); err != nil {
 			return bawn.Wrap(err, bawn.CodeInternal, "store.table", "the value of %q cannot be read back", l.key)
 		}
 		r.v, r.sum = v, rowSum(l.key, m.data)
@@ -422,6 +437,9 @@ func (t *Table[T]) put(ctx context.Context, key string, v *T, rev uint64) (uint6
 		}
 		if len(data) > maxValue {
 			return 0, bawn.Errorf(bawn.CodeTooLarge, op, "the value of %q has %d bytes, at most %d are allowed", key, len(data), maxValue)
+		}
+		if data, err = t.s.seal(rowPlace(t.name, key), data); err != nil {
+			return 0, err
 		}
 		// Deleting frees space and stays possible.
 		if err := t.s.checkRoom(op); err != nil {
