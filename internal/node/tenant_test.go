@@ -325,4 +325,3 @@ func mustBlock(t *testing.T, data string) []byte {
 	}
 	return b
 }
-
