@@ -95,10 +95,12 @@ func (c *Control) NewBackup(ctx context.Context, p bawn.Principal, recipients []
 // Write writes the archive to w and records how that ended. What was written is of
 // use to nobody if it fails.
 func (b *Backup) Write(ctx context.Context, w io.Writer) error {
+	defer func() {
+		b.c.mu.Lock()
+		defer b.c.mu.Unlock()
+		b.c.backingUp = false
+	}()
 	err := b.write(ctx, w)
-	b.c.mu.Lock()
-	b.c.backingUp = false
-	b.c.mu.Unlock()
 	rec := b.what
 	rec.ID, rec.Time, rec.Outcome = "", b.c.cfg.Now(), "ok"
 	if err != nil {

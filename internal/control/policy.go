@@ -79,6 +79,8 @@ func (c *Control) SetGuardrail(ctx context.Context, p bawn.Principal, name, text
 	if err := c.cfg.Policy.CheckGuardrail(name, text); err != nil {
 		return g, err
 	}
+	c.mu.Lock() // so that what was before is what this takes the place of
+	defer c.mu.Unlock()
 	err = c.change(ctx, p, bawn.Record{Action: "policy.set", Detail: c.rewritten(p, name, text, installation)}, func(ctx context.Context) error {
 		g, err = c.cfg.Policy.SetGuardrail(ctx, scopeOf(p, installation), name, text, p.String())
 		return err
@@ -91,6 +93,8 @@ func (c *Control) RemoveGuardrail(ctx context.Context, p bawn.Principal, name st
 	if err := c.onGuardrails(ctx, p, installation, true); err != nil {
 		return err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if _, ok := c.cfg.Policy.Guardrail(scopeOf(p, installation), name); !ok {
 		return noGuardrail(name)
 	}

@@ -281,7 +281,7 @@ func (c *Control) Suspend(ctx context.Context, p bawn.Principal, name, reason st
 	if reason == "" || len(reason) > maxReason {
 		return bawn.Tenant{}, bawn.Errorf(bawn.CodeInvalid, "control.tenant", "the reason has %d bytes, want 1 to %d", len(reason), maxReason).WithFix("say why, in a sentence")
 	}
-	t, err := c.setTenant(ctx, p, name, "tenant.suspend", func(t *bawn.Tenant) (before, after string, err error) {
+	return c.setTenant(ctx, p, name, "tenant.suspend", func(t *bawn.Tenant) (before, after string, err error) {
 		if name == bawn.DefaultTenant {
 			return "", "", notMain()
 		}
@@ -289,10 +289,6 @@ func (c *Control) Suspend(ctx context.Context, p bawn.Principal, name, reason st
 		t.Suspended, t.Reason = true, reason
 		return before, state(t), nil
 	})
-	if err == nil {
-		c.cfg.Halt(name)
-	}
-	return t, err
 }
 
 // Resume ends a suspension.
@@ -331,8 +327,13 @@ func (c *Control) setTenant(ctx context.Context, p bawn.Principal, name, action 
 	row.UpdatedAt = c.cfg.Now().UTC()
 	what := bawn.Record{Action: action, Detail: map[string]string{"tenant": name, "before": before, "after": after}}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
-		_, err := c.cfg.Tenants.table.Update(ctx, name, row, rev)
-		return err
+		if _, err := c.cfg.Tenants.table.Update(ctx, name, row, rev); err != nil {
+			return err
+		}
+		if row.Suspended { // now, whether or not the outcome can be recorded
+			c.cfg.Halt(name)
+		}
+		return nil
 	})
 	return row.Tenant, err
 }
