@@ -472,12 +472,16 @@ func TestA10PublicRoutes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	second, err := m.acme.CreateKey(ctx, client.NewKey{Name: "second", Role: bawn.RoleAdmin})
+	if err != nil {
+		t.Fatal(err)
+	}
 	d, err := m.n.As(ci.Secret).Deploy(ctx, "routed", map[string]any{"runtime": "python3.11", "handler": "app.handler", "owner": "tests",
 		"ingress": map[string]any{"http": []any{map[string]any{"method": "GET", "path": "/theirs"}, map[string]any{"method": "GET", "path": "/theirs/{id}"}}}}, m.foreign["artifact"], false)
 	if err != nil || d.Pending == nil {
 		t.Fatal(d, err)
 	}
-	if d, err = m.acme.Approve(ctx, d.Pending.ID); err != nil || d.Version.Number != 1 {
+	if d, err = m.n.As(second.Secret).Approve(ctx, d.Pending.ID); err != nil || d.Version.Number != 1 {
 		t.Fatal(d, err)
 	}
 	m.foreign["path"], m.absent["path"] = "theirs", "nobody"
