@@ -369,3 +369,30 @@ func TestA8KeysEnd(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestA5LiveIsNoWayRound: to let live point to an older, wider version is a
+// widening as a deploy of it would be; to go back to what was live is not.
+func TestA5LiveIsNoWayRound(t *testing.T) {
+	p, ctx := fourEyes(t), context.Background()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	dev, boss := p.key(node, "dev", bawn.RoleDeployer), p.key(node, "boss", bawn.RoleAdmin)
+	digest := p.upload(dev, "def handler(e, c): return 1\n")
+	d := p.try(dev, "f", digest, route("GET", "/f"))
+	if _, err := p.Approve(ctx, boss, d.Pending.ID); err != nil {
+		t.Fatal(err)
+	}
+	p.try(dev, "f", digest) // narrower, so at once
+	if p.live("f") != 2 {
+		t.Fatalf("live is %d", p.live("f"))
+	}
+	code1(t, "live to the wider one", p.SetAlias(ctx, dev, "f", bawn.LiveAlias, 1), bawn.CodeDenied, "lets more through")
+	if err := p.SetAlias(ctx, dev, "f", "old", 1); err != nil {
+		t.Error("another alias:", err)
+	}
+	if _, now, err := p.Rollback(ctx, dev, "f", 0); err != nil || now != 1 {
+		t.Error("going back:", now, err)
+	}
+	if err := p.SetAlias(ctx, dev, "f", bawn.LiveAlias, 2); err != nil {
+		t.Error("to the narrower one:", err)
+	}
+}

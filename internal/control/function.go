@@ -287,6 +287,19 @@ func (c *Control) place(d *Deployment) (f bawn.Function, exists bool, err error)
 	return f, exists, nil
 }
 
+// checkMove refuses to let live point to v if that lets more through than what is
+// live; control A5. To go back to what was live is for emergencies and is not held
+// up; everything else has a way that asks a second principal, a deploy.
+func (c *Control) checkMove(ctx context.Context, p bawn.Principal, f *bawn.Function, v *bawn.Version) error {
+	wider := widening(diff(c.liveOf(f.Tenant, f.Name), v))
+	if c.cfg.Solo || len(wider) == 0 {
+		return nil
+	}
+	return c.refused(ctx, p, bawn.Record{Function: f.Name, Version: v.Number, Action: "alias", Control: "A5", Detail: map[string]string{"changes": summary(wider)}},
+		bawn.Errorf(bawn.CodeDenied, "control.alias", "version %d lets more through than what is live: %s", v.Number, summary(wider)).
+			WithFix("deploy that content again: somebody else can approve it then; bawn rollback goes back to what was live before"))
+}
+
 // ended is the error of what took so long that the credential it was asked with
 // is no good any more.
 func ended() *bawn.Error {
@@ -598,6 +611,11 @@ func (c *Control) SetAlias(ctx context.Context, p bawn.Principal, name, alias st
 		return bawn.Errorf(bawn.CodeTooLarge, "control.alias", "the function has %d aliases, no more are allowed", len(f.Aliases)).
 			WithFix("move one of them instead")
 	}
+	if alias == bawn.LiveAlias {
+		if err := c.checkMove(ctx, p, &f, &v); err != nil {
+			return err
+		}
+	}
 	what := bawn.Record{Function: name, Version: version, Action: "alias", Detail: c.moves(&f, alias, &v)}
 	return c.change(ctx, p, what, func(ctx context.Context) error {
 		return c.update(ctx, p.Tenant, name, nil, func(f *bawn.Function) error {
@@ -651,6 +669,11 @@ func (c *Control) Rollback(ctx context.Context, p bawn.Principal, name string, t
 	}
 	if err := c.checkRoutes(&v); err != nil {
 		return 0, 0, err
+	}
+	if !slices.Contains(f.Before, to) {
+		if err := c.checkMove(ctx, p, &f, &v); err != nil {
+			return 0, 0, err
+		}
 	}
 	what := bawn.Record{Function: name, Version: to, Action: "rollback", Detail: c.moves(&f, bawn.LiveAlias, &v)}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
