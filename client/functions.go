@@ -141,6 +141,7 @@ func (c *Client) Functions(ctx context.Context) ([]Summary, error) {
 type FunctionDetail struct {
 	Function bawn.Function `json:"function"`
 	Version  bawn.Version  `json:"version"`
+	SPIFFE   string        `json:"spiffe"` // derived from where the version is
 }
 
 // Function returns a function and one of its versions: the one that qualifier

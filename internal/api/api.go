@@ -32,7 +32,9 @@ type Config struct {
 	Control  *control.Control
 	Identity *identity.Authenticator
 	Log      *slog.Logger
-	Now      func() time.Time
+	// TrustDomain is the SPIFFE trust domain of the node's functions.
+	TrustDomain string
+	Now         func() time.Time
 
 	// Status says how the node is. It is asked without a credential too; then
 	// only Ready and Message are told.

@@ -10,6 +10,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/control"
+	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/manifest"
 )
 
@@ -95,6 +96,7 @@ func (a *api) listFunctions(ctx context.Context, _ *none) (*functionsOutput, err
 type FunctionDetail struct {
 	Function bawn.Function `json:"function"`
 	Version  bawn.Version  `json:"version"`
+	SPIFFE   string        `json:"spiffe" doc:"the SPIFFE id of the version: derived from where it is, never chosen"`
 }
 
 type functionOutput struct{ Body FunctionDetail }
@@ -105,7 +107,11 @@ func (a *api) getFunction(ctx context.Context, in *RefInput) (*functionOutput, e
 		return nil, err
 	}
 	f, v, err := a.Control.Function(ctx, principal(ctx), r)
-	return &functionOutput{FunctionDetail{f, v}}, err
+	if err != nil {
+		return nil, err
+	}
+	id, err := identity.Workload(a.TrustDomain, &v)
+	return &functionOutput{FunctionDetail{f, v, id}}, err
 }
 
 func (a *api) removeFunction(ctx context.Context, in *NameInput) (*none, error) {

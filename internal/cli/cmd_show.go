@@ -77,7 +77,7 @@ func (a *app) printFunction(c *client.Client, d *client.FunctionDetail) {
 	if v.Handler != "" {
 		a.printf("  handler   %s\n", clean(v.Handler))
 	}
-	a.printf("  owner     %s\n  digest    %s\n  package   %s, %s, %d file(s)\n", clean(v.Owner), clean(v.Digest), shortDigest(clean(v.Artifact.Digest)), size(v.Artifact.Size), v.Artifact.Files)
+	a.printf("  owner     %s\n  identity  %s\n  digest    %s\n  package   %s, %s, %d file(s)\n", clean(v.Owner), clean(d.SPIFFE), clean(v.Digest), shortDigest(clean(v.Artifact.Digest)), size(v.Artifact.Size), v.Artifact.Files)
 	a.printf("  deployed  %s by %s\n", a.ago(v.CreatedAt), clean(v.CreatedBy))
 	if len(v.Environment) > 0 {
 		// Values may be private; the names are what a reader looks for.

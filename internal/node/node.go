@@ -241,7 +241,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 	}
 	handler := api.New(api.Config{
-		Control: changes, Identity: n.who, Log: log, Now: time.Now, Stopping: n.stopping,
+		Control: changes, Identity: n.who, TrustDomain: n.ca.id(), Log: log, Now: time.Now, Stopping: n.stopping,
 		Status: n.status, Invoker: n.invoker, Inspect: n.inspect, Doctor: n.doctor,
 		Authorize: authorize, Refused: refused, Flush: logs.Flush,
 		Extra: map[string]http.Handler{"GET /metrics": metrics.handler()},

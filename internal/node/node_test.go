@@ -70,7 +70,7 @@ func TestFirstAndLaterStarts(t *testing.T) {
 		t.Errorf("status %+v, %v", s, err)
 	}
 	keys, err := c.Keys(t.Context())
-	if err != nil || len(keys) != 1 || keys[0].Role != bawn.RoleAdmin {
+	if err != nil || len(keys) != 1 || keys[0].Role != bawn.RoleOperator {
 		t.Fatalf("keys %v, %v", keys, err)
 	}
 	before, _ := client.LoadContext(cfg.ContextFile)
