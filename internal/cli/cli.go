@@ -212,6 +212,18 @@ func runE(fn func(cmd *cobra.Command, args []string) error) func(*cobra.Command,
 	}
 }
 
+// onNode is runE for a command that asks the node of the context file.
+func (a *app) onNode(fn func(cmd *cobra.Command, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return runE(func(cmd *cobra.Command, args []string) error {
+		c, err := a.client()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return fn(cmd, c, args)
+	})
+}
+
 type runError struct{ err error }
 
 func (e *runError) Error() string { return e.err.Error() }
@@ -340,8 +352,7 @@ func (a *app) parseSince(s string) (time.Time, error) {
 	return t, nil
 }
 
-// completeFunctions completes the name of a function through the API. It says
-// nothing if no node answers soon: a shell must not hang.
+// completeFunctions completes the name of a function through the API.
 func (a *app) completeFunctions(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -349,12 +360,17 @@ func (a *app) completeFunctions(cmd *cobra.Command, args []string, prefix string
 	return a.functionNames(cmd, prefix), cobra.ShellCompDirectiveNoFileComp
 }
 
-// complete completes the only argument of a command with what names returns. It
-// says nothing if no node answers soon.
+// complete completes the only argument of a command with what names returns.
 func (a *app) complete(cmd *cobra.Command, args []string, names func(context.Context, *client.Client) []string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	return a.suggest(cmd, names), cobra.ShellCompDirectiveNoFileComp
+}
+
+// suggest returns what ask finds out, or nothing if no node answers soon: a shell
+// must not hang.
+func (a *app) suggest(cmd *cobra.Command, ask func(context.Context, *client.Client) []string) []string {
 	ctx := cmd.Context()
 	if ctx == nil {
 		ctx = context.Background()
@@ -363,35 +379,25 @@ func (a *app) complete(cmd *cobra.Command, args []string, names func(context.Con
 	defer cancel()
 	c, err := a.client()
 	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+		return nil
 	}
 	defer c.Close()
-	return names(ctx, c), cobra.ShellCompDirectiveNoFileComp
+	return ask(ctx, c)
 }
 
 func (a *app) functionNames(cmd *cobra.Command, prefix string) []string {
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	c, err := a.client()
-	if err != nil {
-		return nil
-	}
-	defer c.Close()
-	list, err := c.Functions(ctx)
-	if err != nil {
-		return nil
-	}
-	var names []string
-	for _, f := range list {
-		if strings.HasPrefix(f.Function.Name, prefix) && bawn.CheckName("function", f.Function.Name) == nil {
-			names = append(names, f.Function.Name)
+	return a.suggest(cmd, func(ctx context.Context, c *client.Client) (names []string) {
+		list, err := c.Functions(ctx)
+		if err != nil {
+			return nil
 		}
-	}
-	return names
+		for _, f := range list {
+			if strings.HasPrefix(f.Function.Name, prefix) && bawn.CheckName("function", f.Function.Name) == nil {
+				names = append(names, f.Function.Name)
+			}
+		}
+		return names
+	})
 }
 
 // Version returns what this binary is: the module's version, or the commit it

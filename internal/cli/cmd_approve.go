@@ -29,20 +29,12 @@ else, it has to be deployed again. Who asked for it may take it back with --reje
   bawn approve --reject 01jd2v3x8k5m0q7r9s1t2u3v4w`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeApprovals,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if reject {
 				if err := c.Reject(cmd.Context(), args[0]); err != nil {
 					return err
 				}
-				if a.format == "json" {
-					return a.printJSON(map[string]string{"rejected": args[0]})
-				}
-				a.printf("rejected %s\n", clean(args[0]))
-				return nil
+				return a.did("rejected", args[0])
 			}
 			d, err := c.Approve(cmd.Context(), args[0])
 			if err != nil {
@@ -69,11 +61,7 @@ func newApprovals(a *app) *cobra.Command {
 		Example: `  bawn approvals
   bawn approvals -o json | jq -r '.[].id'`,
 		Args: cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			list, err := c.Approvals(cmd.Context())
 			if err != nil {
 				return err

@@ -141,11 +141,7 @@ says it has, or better the one in --keys.`,
   bawn audit show 6b0c1c9e-1a51-4d4e-9f3c-6c0e3f6b8a52 --keys keys.pub`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			verifiers, err := a.auditKeys(cmd.Context(), c, keys)
 			if err != nil {
 				return err
@@ -378,11 +374,7 @@ call may have it; so may an auditor, for any record by its index.`,
   bawn audit verify --receipt receipt.txt --keys keys.pub`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			e, err := c.AuditEntry(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -414,11 +406,7 @@ func newAuditKeys(a *app) *cobra.Command {
 node's administrator cannot change them: that is what makes the log prove anything.`,
 		Example: `  bawn audit keys > keys.pub`,
 		Args:    cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			s, err := c.Audit(cmd.Context())
 			if err != nil {
 				return err

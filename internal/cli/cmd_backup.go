@@ -161,10 +161,8 @@ happened since is not forgotten. It is the way out of damaged state.`,
 				return usagef("--force replaces everything, --state-only the state alone: give one of them")
 			}
 			var err error
-			if cfg.Data == "" {
-				if cfg.Data, err = defaultData(a.Getenv); err != nil {
-					return err
-				}
+			if err := a.fillData(&cfg.Data); err != nil {
+				return err
 			}
 			if identity != "" {
 				cfg.Identity, err = readSecretFile(identity)
@@ -211,12 +209,11 @@ happened since is not forgotten. It is the way out of damaged state.`,
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&cfg.Data, "data", "", "the data directory (default: /var/lib/bawn as root, else below the user's home)")
+	addData(c, &cfg.Data)
 	f.StringVar(&identity, "identity", "", "the age identity file that opens the backup")
 	f.StringVar(&passphraseFile, "passphrase-file", "", "a file whose first line is the passphrase; - for standard input")
 	f.BoolVar(&cfg.Force, "force", false, "move what is in the data directory aside")
 	f.BoolVar(&cfg.StateOnly, "state-only", false, "restore tables and packages only, into the node that was backed up")
-	c.MarkFlagDirname("data")
 	a.addOutput(c)
 	return c
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bawn.dev/bawn/client"
 	"github.com/spf13/cobra"
 )
 
@@ -16,11 +17,7 @@ is damaged, or if something is missing without which no function runs.`,
 		Example: `  bawn doctor
   bawn doctor -o json | jq '.capabilities[] | select(.ok | not)'`,
 		Args: cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			d, err := c.Doctor(cmd.Context())
 			if err != nil {
 				return err

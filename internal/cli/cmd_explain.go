@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bawn.dev/bawn/client"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,7 @@ they are now. Reads that were allowed are not recorded.`,
   bawn explain 4711 -o json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			list, err := c.Explain(cmd.Context(), args[0])
 			if err != nil {
 				return err

@@ -155,12 +155,7 @@ func newIssuerList(a *app) *cobra.Command {
 		Example:           `  bawn issuer ls`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			list, err := c.Issuers(cmd.Context())
 			if err != nil {
 				return err
@@ -185,12 +180,7 @@ func newIssuerShow(a *app) *cobra.Command {
 		Example:           `  bawn issuer show corp`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			i, err := c.Issuer(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -208,20 +198,11 @@ func newIssuerRemove(a *app) *cobra.Command {
 		Example:           `  bawn issuer rm corp`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.RemoveIssuer(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			if a.format == "json" {
-				return a.printJSON(map[string]string{"removed": args[0]})
-			}
-			a.printf("removed %s\n", clean(args[0]))
-			return nil
+			return a.did("removed", args[0])
 		}),
 	}
 	a.addOutput(c)
@@ -278,11 +259,7 @@ a certificate that has no SPIFFE id stays refused.`,
 				if err := c.LiftRevocation(cmd.Context(), lift); err != nil {
 					return err
 				}
-				if a.format == "json" {
-					return a.printJSON(map[string]string{"lifted": lift})
-				}
-				a.printf("lifted %s\n", clean(lift))
-				return nil
+				return a.did("lifted", lift)
 			}
 			if id, ok := strings.CutPrefix(args[0], "key:"); ok {
 				err = c.RevokeKey(cmd.Context(), id)
@@ -296,11 +273,7 @@ a certificate that has no SPIFFE id stays refused.`,
 			if err != nil {
 				return err
 			}
-			if a.format == "json" {
-				return a.printJSON(map[string]string{"revoked": args[0]})
-			}
-			a.printf("revoked %s\n", clean(args[0]))
-			return nil
+			return a.did("revoked", args[0])
 		}),
 	}
 	f := c.Flags()

@@ -114,11 +114,7 @@ func newKeyList(a *app) *cobra.Command {
 		Example: `  bawn key ls
   bawn key ls -o json`,
 		Args: cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			keys, err := c.Keys(cmd.Context())
 			if err != nil {
 				return err
@@ -157,19 +153,11 @@ func newKeyRevoke(a *app) *cobra.Command {
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.RevokeKey(cmd.Context(), args[0]); err != nil {
 				return err
 			}
-			if a.format == "json" {
-				return a.printJSON(map[string]string{"revoked": args[0]})
-			}
-			a.printf("revoked %s\n", clean(args[0]))
-			return nil
+			return a.did("revoked", args[0])
 		}),
 	}
 	a.addOutput(c)

@@ -240,12 +240,7 @@ func newWhoami(a *app) *cobra.Command {
   bawn whoami -o json`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			defer c.Close()
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			who, err := c.Whoami(cmd.Context())
 			if err != nil {
 				return err

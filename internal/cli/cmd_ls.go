@@ -19,11 +19,7 @@ func newList(a *app) *cobra.Command {
 		Example: `  bawn ls
   bawn ls -o json | jq -r '.[].function.name'`,
 		Args: cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			list, err := c.Functions(cmd.Context())
 			if err != nil {
 				return err

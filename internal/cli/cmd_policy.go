@@ -106,11 +106,7 @@ func newPolicyList(a *app) *cobra.Command {
 		Example: `  bawn policy ls
   bawn policy ls --installation -o json`,
 		Args: cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			list, err := c.Guardrails(cmd.Context(), installation)
 			if err != nil {
 				return err
@@ -138,11 +134,7 @@ func newPolicyShow(a *app) *cobra.Command {
 		Example:           `  bawn policy show office > office.cedar`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.guardrailNames(&installation),
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			g, err := c.Guardrail(cmd.Context(), args[0], installation)
 			if err != nil {
 				return err
@@ -167,19 +159,11 @@ func newPolicyRemove(a *app) *cobra.Command {
 		Example:           `  bawn policy rm office`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.guardrailNames(&installation),
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.RemoveGuardrail(cmd.Context(), args[0], installation); err != nil {
 				return err
 			}
-			if a.format == "json" {
-				return a.printJSON(map[string]string{"removed": args[0]})
-			}
-			a.printf("removed %s\n", clean(args[0]))
-			return nil
+			return a.did("removed", args[0])
 		}),
 	}
 	addInstallation(c, &installation)

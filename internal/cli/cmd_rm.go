@@ -44,11 +44,7 @@ elsewhere it needs --yes. What the evidence holds about the function stays.`,
 			if err := c.Remove(cmd.Context(), name); err != nil {
 				return err
 			}
-			if a.format == "json" {
-				return a.printJSON(map[string]string{"removed": name})
-			}
-			a.printf("removed %s\n", name)
-			return nil
+			return a.did("removed", name)
 		}),
 	}
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")

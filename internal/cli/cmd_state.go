@@ -55,8 +55,7 @@ one that does. The exit code is 1 if something is damaged.`,
 			return nil
 		}),
 	}
-	c.Flags().StringVar(&cfg.Data, "data", "", "the data directory (default: /var/lib/bawn as root, else below the user's home)")
-	c.MarkFlagDirname("data")
+	addData(c, &cfg.Data)
 	a.addOutput(c)
 	return c
 }
@@ -110,18 +109,15 @@ audit log, with what was given up, before it takes effect.`,
 			return nil
 		}),
 	}
-	c.Flags().StringVar(&cfg.Data, "data", "", "the data directory (default: /var/lib/bawn as root, else below the user's home)")
+	addData(c, &cfg.Data)
 	c.Flags().BoolVar(&yes, "yes", false, "do it")
-	c.MarkFlagDirname("data")
 	a.addOutput(c)
 	return c
 }
 
 func (a *app) stateData(cfg *node.StateConfig) (err error) {
-	if cfg.Data == "" {
-		if cfg.Data, err = defaultData(a.Getenv); err != nil {
-			return err
-		}
+	if err := a.fillData(&cfg.Data); err != nil {
+		return err
 	}
 	return node.EnterState(cfg)
 }

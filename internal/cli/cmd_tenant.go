@@ -116,11 +116,7 @@ func newTenantList(a *app) *cobra.Command {
 		Example: `  bawn tenant ls
   bawn tenant ls -o json`,
 		Args: cobra.NoArgs,
-		RunE: runE(func(cmd *cobra.Command, _ []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			list, err := c.Tenants(cmd.Context())
 			if err != nil {
 				return err
@@ -180,11 +176,7 @@ func newTenantShow(a *app) *cobra.Command {
   bawn tenant show acme -o json`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeTenants,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			d, err := c.Tenant(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -230,11 +222,7 @@ tenant has beyond it stays; it gets no more.`,
   bawn tenant quota acme`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeTenants,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			t, err := c.SetQuota(cmd.Context(), args[0], quota)
 			if err != nil {
 				return err
@@ -286,11 +274,7 @@ func newTenantResume(a *app) *cobra.Command {
 		Example:           `  bawn tenant resume acme`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeTenants,
-		RunE: runE(func(cmd *cobra.Command, args []string) error {
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			t, err := c.Resume(cmd.Context(), args[0])
 			return a.printTenant(t, err)
 		}),

@@ -68,10 +68,8 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 				return usagef(`--log-format %q: want text or json`, logFormat)
 			}
 			var err error
-			if cfg.Data == "" {
-				if cfg.Data, err = defaultData(a.Getenv); err != nil {
-					return err
-				}
+			if err := a.fillData(&cfg.Data); err != nil {
+				return err
 			}
 			if cfg.ContextFile, err = client.DefaultContextFile(); err != nil {
 				return err
@@ -87,7 +85,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 		}),
 	}
 	f := c.Flags()
-	f.StringVar(&cfg.Data, "data", "", "the data directory (default: /var/lib/bawn as root, else below the user's home)")
+	addData(c, &cfg.Data)
 	f.StringVar(&cfg.Public, "public", node.DefaultPublic, "the address for calls")
 	f.StringVar(&cfg.Admin, "admin", node.DefaultAdmin, "the address of the control API")
 	f.StringVar(&cfg.OTLPEndpoint, "otlp", "", "send traces to this OTLP/HTTP endpoint (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
@@ -100,7 +98,6 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringVar(&user, "user", "", "the user, or its number, that the server becomes when it is started as root; root keeps it root")
 	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")
 	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error (at a terminal: warn)")
-	c.MarkFlagDirname("data")
 	return c
 }
 
@@ -165,6 +162,20 @@ func (a *app) banner(n *node.Node) {
 		}
 	}
 	a.printf("  In another terminal:\n    bawn init hello --runtime python3.11 && bawn deploy hello && bawn invoke hello\n  Ctrl-C stops the node.\n\n")
+}
+
+// addData gives a command that works on a data directory the flag --data.
+func addData(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "data", "", "the data directory (default: /var/lib/bawn as root, else below the user's home)")
+	c.MarkFlagDirname("data")
+}
+
+// fillData sets the data directory that none was named for.
+func (a *app) fillData(dir *string) (err error) {
+	if *dir == "" {
+		*dir, err = defaultData(a.Getenv)
+	}
+	return err
 }
 
 // defaultData returns where a node keeps its data if nobody says.

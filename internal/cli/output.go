@@ -99,6 +99,16 @@ func (a *app) printJSON(v any) error {
 	return wrapOutput(enc.Encode(v))
 }
 
+// did says what was done to the thing called name: the only answer of a command
+// that takes something away.
+func (a *app) did(what, name string) error {
+	if a.format == "json" {
+		return a.printJSON(map[string]string{what: name})
+	}
+	a.printf("%s %s\n", what, clean(name))
+	return nil
+}
+
 // printf prints to standard output. Arguments that come from outside must have
 // been through clean.
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.Out, format, args...) }
