@@ -301,11 +301,15 @@ func (m *matrix) try(secret, method, url, body string, ids map[string]string) (s
 		}
 	}, func(a, b string) int { return cmp.Compare(len(ids[b]), len(ids[a])) })
 	for _, k := range kinds {
-		if k != "index" || strings.Contains(url, "<index>") {
+		if k != "index" {
 			text = strings.ReplaceAll(text, ids[k], "<"+k+">")
 		}
 	}
-	return fmt.Sprint(res.StatusCode, " ", chance.ReplaceAllString(text, "CHANCE")), raw
+	text = chance.ReplaceAllString(text, "CHANCE")
+	if strings.Contains(url, "<index>") { // last: its few digits stand in many a random id
+		text = strings.ReplaceAll(text, ids["index"], "<index>")
+	}
+	return fmt.Sprint(res.StatusCode, " ", text), raw
 }
 
 // work returns how many records there are and how often the store was asked.
