@@ -46,6 +46,7 @@ type Version struct {
 	Description string            `json:"description,omitempty"`
 	Owner       string            `json:"owner"`
 	Environment map[string]string `json:"environment,omitempty"`
+	Labels      []string          `json:"labels,omitempty" doc:"of the data that it may hold, such as pii; sorted, each once"`
 	Perimeter   Perimeter         `json:"perimeter"`
 	Tests       []Test            `json:"tests,omitempty" doc:"what it had to pass before it became live"`
 	CreatedAt   time.Time         `json:"createdAt"`

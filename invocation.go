@@ -120,6 +120,14 @@ type Usage struct {
 	Init      time.Duration `json:"init,omitempty" doc:"nanoseconds from start or attach to a loaded handler; cold calls only"`
 	Duration  time.Duration `json:"duration" doc:"nanoseconds from event sent to result received"`
 	MaxMemory int64         `json:"maxMemory,omitempty" doc:"bytes, the instance's peak"`
+	Traffic
+}
+
+// Traffic is what crossed the egress of an instance.
+type Traffic struct {
+	Sent        int64 `json:"sent,omitempty" doc:"bytes to hosts and databases outside"`
+	Received    int64 `json:"received,omitempty" doc:"bytes from them"`
+	Connections int   `json:"connections,omitempty" doc:"made to them"`
 }
 
 // NewID returns a random UUID (version 4).

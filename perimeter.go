@@ -71,9 +71,16 @@ type Reuse struct {
 // Never reports whether every invocation gets a new instance.
 func (r Reuse) Never() bool { return r.MaxAge == 0 && r.Invocations <= 1 }
 
-// Egress says what the function may reach. What is not in it may not be reached.
+// Egress says what the function may reach, and what may leave it. What is not
+// in it may not be reached.
 type Egress struct {
-	Functions []string `json:"functions,omitempty" doc:"functions of the same tenant that it may call; sorted, each once"`
+	Functions  []string      `json:"functions,omitempty" doc:"functions of the same tenant that it may call; sorted, each once"`
+	Hosts      []Host        `json:"hosts,omitempty" doc:"as they stand in the manifest; the first rule that fits counts"`
+	Everything *PublicAccess `json:"everything,omitempty" doc:"opens every public host on the usual ports until a day, with a reason; the address ranges that nobody may reach stay closed"`
+	Proxy      bool          `json:"proxy,omitempty" doc:"whether the environment names Bawn's proxy in HTTPS_PROXY and its like"`
+	Secrets    []SecretUse   `json:"secrets,omitempty" doc:"sorted by name, each once; each needs a grant too"`
+	Databases  []Database    `json:"databases,omitempty" doc:"sorted by name, each once"`
+	Response   *Response     `json:"response,omitempty" doc:"what an answer must look like"`
 }
 
 // Evidence says what is kept about the function.

@@ -108,6 +108,26 @@ type Attachment struct {
 	PIDs   int
 	Tmp    int64 // bytes of /tmp
 	Exec   bool  // whether execve is allowed once the program runs
+	Files  []AttachedFile
+}
+
+// AttachedFile is a small file in memory that a sandbox gets with its code. Its
+// path is one of /etc/hosts, /etc/resolv.conf, [CAFile], or below [SecretsDir].
+type AttachedFile struct {
+	Path string
+	Data []byte
+}
+
+// Where attached files are.
+const (
+	CAFile     = "/run/bawn/ca.pem" // authorities that this sandbox trusts
+	SecretsDir = "/run/secrets"
+)
+
+// Port is a socket to make inside a sandbox.
+type Port struct {
+	Network string // "tcp" or "udp"
+	Port    int
 }
 
 // Stats is what a sandbox has used.
