@@ -58,13 +58,16 @@ type frameWorker struct {
 	arn   string // unqualified
 	awake bool   // ready was seen
 	dead  atomic.Bool
+	users atomic.Int32 // of conn: who waits on it, and the program until it has ended
 
 	compiled bool // the program had to compile the code when it was loaded
 }
 
 // newFrameWorker returns a worker over conn, which it owns from then on.
 func newFrameWorker(conn net.Conn) *frameWorker {
-	return &frameWorker{conn: conn, r: bufio.NewReaderSize(conn, 4096)}
+	w := &frameWorker{conn: conn, r: bufio.NewReaderSize(conn, 4096)}
+	w.users.Store(1)
+	return w
 }
 
 func (w *frameWorker) alive() bool { return !w.dead.Load() }
@@ -74,19 +77,33 @@ func (w *frameWorker) close() {
 	w.conn.Close()
 }
 
+func (w *frameWorker) ended() {
+	w.dead.Store(true)
+	w.leave()
+}
+
+// leave closes the connection when nobody needs it any more.
+func (w *frameWorker) leave() {
+	if w.users.Add(-1) == 0 {
+		w.conn.Close()
+	}
+}
+
 // guard bounds what is done with the connection by ctx and deadline. The
 // function it returns must be called at the end; it marks the worker dead if
 // ctx ended meanwhile, because then a deadline may be left on the connection.
 func (w *frameWorker) guard(ctx context.Context, deadline time.Time) (release func()) {
+	w.users.Add(1)
 	w.conn.SetDeadline(deadline)
 	if ctx.Done() == nil {
-		return func() {}
+		return w.leave
 	}
 	stop := context.AfterFunc(ctx, func() { w.conn.SetDeadline(time.Unix(1, 0)) })
 	return func() {
 		if !stop() {
 			w.dead.Store(true)
 		}
+		w.leave()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -473,6 +474,96 @@ func FuzzFrame(f *testing.F) {
 			if len(body) != n || used > len(data) {
 				t.Fatalf("read %d bytes of a body of %d, %d of %d in all", len(body), n, used, len(data))
 			}
+		}
+	})
+}
+
+// socketPair returns two connected stream sockets, which buffer as those of a
+// sandbox do.
+func socketPair(t *testing.T) (ours, theirs net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "socket")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return conns[0], conns[1]
+}
+
+// A program's last words count although it has ended before they are read.
+func TestFrameWorkerReadsTheLastWordsOfAProgram(t *testing.T) {
+	tests := []struct {
+		name string
+		last []byte
+		use  func(w *frameWorker) error
+	}{
+		{"load", frame(`{"type":"failed"}`, `{"errorMessage":"no module"}`), func(w *frameWorker) error {
+			err := w.load(t.Context(), testIdentity(bawn.Python311, "a.b"))
+			var init *initError
+			if !errors.As(err, &init) || !strings.Contains(string(init.Payload), "no module") {
+				return fmt.Errorf("load: %v, want what the program reported", err)
+			}
+			return nil
+		}},
+		{"invoke", frame(`{"type":"response","id":"1"}`, `"bye"`), func(w *frameWorker) error {
+			r, err := w.invoke(context.Background(), &bawn.Call{ID: "1", Event: []byte("{}")}, time.Now().Add(10*time.Second))
+			if err != nil || string(r.Payload) != `"bye"` {
+				return fmt.Errorf("invoke: %v, %v, want the answer", r, err)
+			}
+			return nil
+		}},
+		{"stream", append(append(frame(`{"type":"stream","id":"1"}`, ""), frame(chunkHead, "bye")...), frame(`{"type":"end","id":"1"}`, "")...), func(w *frameWorker) error {
+			r, err := w.invoke(context.Background(), &bawn.Call{ID: "1", Event: []byte("{}")}, time.Now().Add(10*time.Second))
+			if err != nil {
+				return fmt.Errorf("invoke: %w", err)
+			}
+			if b, err := io.ReadAll(r.Stream); err != nil || string(b) != "bye" {
+				return fmt.Errorf("stream: %q, %v, want all of it", b, err)
+			}
+			return nil
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 500 {
+				ours, theirs := socketPair(t)
+				w := newFrameWorker(ours)
+				w.awake = true // what is asked of it is the first frame
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					readFrame(bufio.NewReader(theirs), 1<<20)
+					theirs.Write(tt.last)
+					theirs.Close()
+					w.ended()
+				}()
+				if err := tt.use(w); err != nil {
+					t.Fatal(err)
+				}
+				<-ended
+				if w.alive() {
+					t.Fatal("the worker would be used again")
+				}
+				if err := ours.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+					t.Fatalf("the connection is left open: %v", err)
+				}
+			}
+		})
+	}
+	t.Run("idle", func(t *testing.T) {
+		ours, theirs := socketPair(t)
+		w := newFrameWorker(ours)
+		theirs.Close()
+		w.ended()
+		if err := ours.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			t.Fatalf("the connection is left open: %v", err)
 		}
 	})
 }

@@ -652,16 +652,18 @@ func (p *Pool) watch(b *boxed) {
 	defer p.unreserve()
 	b.shut()
 	if b.worker != nil {
-		b.worker.close()
+		b.worker.ended() // and closes its socket
+	} else {
+		b.Conn().Close()
 	}
 	if in := b.owner.Load(); in != nil {
-		in.worker.close()
+		if b.worker == nil {
+			in.worker.ended()
+		}
 		<-in.out.done
 		in.withdraw("idle", "frozen") // it may have died with nobody using it
 	}
-	// Again for most; a parked one has no worker for its socket, and one that
-	// died without an owner nobody who reads its output.
-	b.Conn().Close()
+	// Again for most; who died without an owner had nobody to read its output.
 	b.Output().Close()
 }
 

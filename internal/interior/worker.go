@@ -52,7 +52,8 @@ func (id *Identity) ARN(qualifier string) string {
 
 // A worker speaks to the program inside one sandbox: the interior's two
 // channels, frames and the Runtime API, are the two implementations. Calls are
-// one at a time; only close may come from another goroutine at any time.
+// one at a time; only close and ended may come from another goroutine at any
+// time.
 //
 // What comes back is untrusted. Every read is bounded, and a worker that has
 // returned an error, or whose alive reports false, must not be used again: its
@@ -85,6 +86,10 @@ type worker interface {
 	// close ends the channel and whatever waits on it. It does not end the
 	// program.
 	close()
+
+	// ended says, once, that the program is gone. What it wrote before is still
+	// read by who waits for it; then there is no more, and the channel closes.
+	ended()
 }
 
 // errGone says that the program's end of the channel is closed.
