@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/node"
 )
 
@@ -72,30 +73,34 @@ be trusted as a whole, what can be read is trusted from then on, as old as it ma
 look at keys, revocations and rules afterwards. "bawn backup restore --state-only"
 loses less.
 
+An audit log that was removed or rolled back is no state, and a node does not start on
+it: with --audit --yes the node goes on with the log that is there, or a new one.
+
 Without --yes it only tells what would be given up. The decision is recorded in the
 audit log, with what was given up, before it takes effect.`,
 		Example: `  bawn state accept --data /var/lib/bawn
-  bawn state accept --data /var/lib/bawn --yes`,
+  bawn state accept --data /var/lib/bawn --yes
+  bawn state accept --data /var/lib/bawn --audit --yes`,
 		Args: cobra.NoArgs,
 		RunE: runE(func(cmd *cobra.Command, _ []string) error {
 			if err := a.stateData(&cfg); err != nil {
 				return err
 			}
-			r, err := node.CheckState(cmd.Context(), cfg)
+			if cfg.Audit && !yes {
+				return bawn.Errorf(bawn.CodeInvalid, "state.accept", "--audit gives up what is missing of the audit log").WithFix("add --yes, or put the log back from a copy")
+			}
+			given, err := node.AcceptState(cmd.Context(), cfg, yes)
 			if err != nil {
 				return err
-			}
-			given := r.Damage
-			if yes && len(given) > 0 {
-				if given, err = node.AcceptState(cmd.Context(), cfg); err != nil {
-					return err
-				}
 			}
 			if a.format == "json" {
 				return a.printJSON(map[string]any{"accepted": yes, "damage": given})
 			}
 			for _, d := range given {
 				a.printf("%s\n", clean(d.String()))
+			}
+			if cfg.Audit {
+				a.printf("the audit log goes on from what is there\n")
 			}
 			switch {
 			case len(given) == 0:
@@ -111,6 +116,7 @@ audit log, with what was given up, before it takes effect.`,
 	}
 	addData(c, &cfg.Data)
 	c.Flags().BoolVar(&yes, "yes", false, "do it")
+	c.Flags().BoolVar(&cfg.Audit, "audit", false, "go on with an audit log that was removed or rolled back")
 	a.addOutput(c)
 	return c
 }

@@ -41,6 +41,7 @@ const (
 type Config struct {
 	Dir      string        // the log's folder, made if missing
 	Origin   string        // the log's name in its checkpoints; "bawn" if empty
+	Head     string        // a file outside of Dir for the newest checkpoint: see [tlog.Config]; empty for none
 	Key      []byte        // seed of the Ed25519 key that signs them: 32 bytes
 	Log      *slog.Logger  // takes failures to write; nil discards
 	MaxBytes int64         // on disk, after which the oldest records go; 0 means 4 GiB or an eighth of the disk, whichever is less
@@ -84,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	cfg.Origin = cmp.Or(cfg.Origin, "bawn")
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, defaultAge)
 	cfg.MinAge = cmp.Or(cfg.MinAge, defaultMinAge)
-	t, err := tlog.Open(tlog.Config{Dir: cfg.Dir, Origin: cfg.Origin, Seed: cfg.Key, Log: cfg.Log})
+	t, err := tlog.Open(tlog.Config{Dir: cfg.Dir, Origin: cfg.Origin, Seed: cfg.Key, Head: cfg.Head, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -27,7 +27,7 @@ func TestJ3RepairLeavesRoot(t *testing.T) {
 			_, err = CheckState(t.Context(), cfg)
 		}
 		if err == nil {
-			_, err = AcceptState(t.Context(), cfg)
+			_, err = AcceptState(t.Context(), cfg, true)
 		}
 		p, look := host.Look()
 		fmt.Println("USERS", p.UIDs, "HOLDS", p.Holds(host.User{UID: host.DefaultUID, GID: host.DefaultUID}), look, "ERROR", err)

@@ -154,12 +154,13 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 		witnesses = append(witnesses, w)
 	}
-	if n.record, err = evidence.Open(ctx, evidence.Config{
-		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + n.ca.id(), Key: secret.derive("audit log"), Witnesses: witnesses, Before: st, Keep: actionRoot, Log: log,
-	}); err != nil {
+	if n.record, err = openEvidence(ctx, data, n.ca, secret, evidence.Config{Witnesses: witnesses, Before: st, Log: log}); err != nil {
 		return nil, err
 	}
 	n.onClose("evidence", func(context.Context) error { return n.record.Close() })
+	if err := expectEvidence(data, st, n.record); err != nil {
+		return nil, err
+	}
 	if err := expectState(ctx, st, n.record); err != nil {
 		return nil, err
 	}

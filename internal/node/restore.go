@@ -19,6 +19,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/backup"
+	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/host"
 	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
@@ -328,7 +329,7 @@ func (r *restoring) verify(ctx context.Context) error {
 	if len(report.Damage) > 0 {
 		return bawn.Errorf(bawn.CodeUnavailable, "node.restore", "what was restored cannot be read back: %s", report.Damage[0]).WithFix("check the disk")
 	}
-	record, err := openEvidence(ctx, home, ca, r.secret, nil, r.cfg.Log)
+	record, err := openEvidence(ctx, home, ca, r.secret, evidence.Config{Log: r.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -415,6 +416,9 @@ func EnterState(cfg *StateConfig) (err error) {
 type StateConfig struct {
 	Data string // the data directory; no node may run on it
 	Log  *slog.Logger
+	// Audit goes on with the audit log that is there, or a new one, although the
+	// node knows of a newer. For [AcceptState], which records it.
+	Audit bool
 }
 
 // CheckState compares the stored state of a data directory with its manifests and
@@ -428,11 +432,21 @@ func CheckState(ctx context.Context, cfg StateConfig) (store.Report, error) {
 	return report, err
 }
 
-// AcceptState gives up what is damaged: see [store.Store.Accept]. It is recorded
-// before it is done, with what is given up, and returns that.
-func AcceptState(ctx context.Context, cfg StateConfig) ([]store.Damage, error) {
+// AcceptState returns what is damaged, and with yes gives it up: see
+// [store.Store.Accept]. It is recorded before it is done, with what is given up.
+func AcceptState(ctx context.Context, cfg StateConfig, yes bool) ([]store.Damage, error) {
+	if !yes {
+		r, err := CheckState(ctx, cfg)
+		return r.Damage, err
+	}
 	var given []store.Damage
 	err := withState(ctx, cfg, true, func(o *offline) (err error) {
+		if cfg.Audit {
+			gone := map[string]string{"user": strconv.Itoa(os.Getuid()), "given up 1": "what the audit log had after its entry before this one"}
+			if err := o.append(ctx, bawn.KindChange, "state.accept", gone); err != nil {
+				return err
+			}
+		}
 		damage := o.store.Damaged()
 		if len(damage) == 0 {
 			return nil
@@ -445,6 +459,7 @@ func AcceptState(ctx context.Context, cfg StateConfig) ([]store.Damage, error) {
 		given, err = o.store.Accept(ctx)
 		return err
 	})
+	cfg.Audit = false
 	if err != nil || len(given) == 0 {
 		return given, err
 	}
@@ -513,11 +528,21 @@ func withState(ctx context.Context, cfg StateConfig, expect bool, do func(*offli
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	record, err := openEvidence(ctx, data, ca, secret, nil, cfg.Log)
+	if cfg.Audit {
+		if err := os.Remove(filepath.Join(data, auditHead)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return bawn.Wrap(err, bawn.CodeUnavailable, "node.state", "the newest checkpoint of the audit log cannot be given up")
+		}
+	}
+	record, err := openEvidence(ctx, data, ca, secret, evidence.Config{Log: cfg.Log})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, record.Close()) }()
+	if !cfg.Audit {
+		if err := expectEvidence(data, st, record); err != nil {
+			return err
+		}
+	}
 	if expect {
 		if err := expectState(ctx, st, record); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -31,6 +32,8 @@ const (
 	actionRoot    = "state.root"
 	actionDamaged = "state.damaged"
 	tenantsFolder = "tenants" // of the data directory: the tenants' keys
+	auditFolder   = "audit"   // of the data directory: the audit log
+	auditHead     = "audit.head"
 )
 
 // openStore opens the store of the data directory, with the manifests of its tables
@@ -52,12 +55,32 @@ func (k rootSecret) stateKey() ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(k.derive("state manifest"))
 }
 
-// openEvidence opens the audit log of the data directory. before holds the records
-// of a Bawn that kept them in the store; nil means that there are none.
-func openEvidence(ctx context.Context, data string, ca *authority, secret rootSecret, before *store.Store, log *slog.Logger) (*evidence.Log, error) {
-	return evidence.Open(ctx, evidence.Config{
-		Dir: filepath.Join(data, "audit"), Origin: "bawn.dev/" + ca.id(), Key: secret.derive("audit log"), Before: before, Keep: actionRoot, Log: log,
-	})
+// openEvidence opens the audit log of the data directory.
+func openEvidence(ctx context.Context, data string, ca *authority, secret rootSecret, cfg evidence.Config) (*evidence.Log, error) {
+	cfg.Dir, cfg.Head, cfg.Origin = filepath.Join(data, auditFolder), filepath.Join(data, auditHead), "bawn.dev/"+ca.id()
+	cfg.Key, cfg.Keep = secret.derive("audit log"), actionRoot
+	return evidence.Open(ctx, cfg)
+}
+
+// expectEvidence refuses an empty audit log beside state that is not: a new log
+// leaves its trace beside itself before anything is stored. A log of which there
+// is a newer checkpoint was refused when it was opened.
+func expectEvidence(data string, st *store.Store, record *evidence.Log) error {
+	if record.Next() > 0 {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(data, auditHead)); err == nil {
+		return nil // begun here, and not yet written to
+	}
+	tables, err := st.TableNames()
+	if err != nil {
+		return err
+	}
+	if len(tables) == 0 {
+		return record.KeepHead()
+	}
+	return bawn.Errorf(bawn.CodeUnavailable, "node.evidence", "the audit log is gone, and there is state that it must speak of; control G3").
+		WithFix("put the folder %s of the data directory back from a copy; `bawn state accept --audit` begins a new log, and records that", auditFolder)
 }
 
 // expectState tells the store how far its tables had come by the evidence, which is

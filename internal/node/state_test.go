@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +80,54 @@ func TestRollbackOfTheStateIsRefused(t *testing.T) {
 	}
 	if n.state.damage() == 0 {
 		t.Error("the node does not say that it is damaged")
+	}
+}
+
+// An audit log that was removed, or put back to an older copy, keeps the node from
+// starting, until somebody accepts that in the log that goes on.
+func TestG3AuditLogIsGone(t *testing.T) {
+	cfg := config(t)
+	mustOpen(t, cfg).Close(t.Context())
+	audit, head := filepath.Join(cfg.Data, auditFolder), filepath.Join(cfg.Data, auditHead)
+	older := filepath.Join(t.TempDir(), "older")
+	mustCopy(t, audit, older)
+	mustOpen(t, cfg).Close(t.Context())
+
+	remove := func(paths ...string) func() {
+		return func() {
+			for _, p := range paths {
+				if err := os.RemoveAll(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for what, do := range map[string]func(){
+		"rolled back": func() { mustCopy(t, older, audit) },
+		"removed":     remove(audit),
+		"all removed": remove(audit, head),
+	} {
+		t.Run(what, func(t *testing.T) {
+			do()
+			for range 2 { // the try itself repairs nothing
+				var e *bawn.Error
+				if _, err := Open(t.Context(), cfg); !errors.As(err, &e) || !strings.Contains(e.Fix, "state accept --audit") {
+					t.Fatalf("the node opens: %v", err)
+				}
+			}
+			if _, err := AcceptState(t.Context(), StateConfig{Data: cfg.Data, Audit: true}, true); err != nil {
+				t.Fatal(err)
+			}
+			n := mustOpen(t, cfg)
+			defer n.Close(t.Context())
+			found := 0
+			if err := n.record.Read(t.Context(), evidence.Query{Kinds: []bawn.RecordKind{bawn.KindChange}, Action: "state.accept"}, func(bawn.Record) error {
+				found++
+				return nil
+			}); err != nil || found == 0 {
+				t.Errorf("the acceptance is not recorded: %d %v", found, err)
+			}
+		})
 	}
 }
 

@@ -25,6 +25,7 @@ const (
 	publishAt    = 8 << 20  // … after which one is made at once
 	rotateAt     = 4 << 20  // bytes of a segment
 	maxBatch     = 1 << 14  // entries that one checkpoint adds
+	headEvery    = 10 * time.Second
 	needFree     = 16 << 20 // bytes that must be free on the disk
 	roomEvery    = 50 * time.Millisecond
 	retryFirst   = 50 * time.Millisecond
@@ -38,6 +39,11 @@ type Config struct {
 	Seed   []byte        // of its Ed25519 key: 32 bytes
 	Every  time.Duration // how often a checkpoint is made; 0 means a second
 	Log    *slog.Logger  // takes failures to write; nil discards
+
+	// Head is a file outside of Dir that holds a checkpoint of the last seconds: a
+	// log that is behind it, or another, has been rolled back or replaced and is
+	// refused. Empty: there is none.
+	Head string
 }
 
 // Recovery says what [Open] found that a run before had left.
@@ -71,6 +77,7 @@ type Log struct {
 
 	sequencing sync.Mutex       // held by who makes tiles; taken before writing
 	edge       map[int]edgeTile // the unfinished tile of each level
+	headAt     time.Time        // when Config.Head was written; zero if there is none
 
 	mu       sync.Mutex
 	batch    *batch   // takes entries until somebody may write it
@@ -134,6 +141,9 @@ func Open(cfg Config) (*Log, error) {
 		return nil, failed(err, op, "the audit log's folder %s cannot be made", cfg.Dir)
 	}
 	if err := l.openTree(); err != nil {
+		return nil, err
+	}
+	if err := l.openHead(); err != nil {
 		return nil, err
 	}
 	if err := l.openSpool(); err != nil {
@@ -209,6 +219,66 @@ func (l *Log) openTree() error {
 			return failed(err, op, "the audit log's public key cannot be written")
 		}
 	}
+	return nil
+}
+
+// openHead holds the tree against the checkpoint that is kept apart from it.
+func (l *Log) openHead() error {
+	const op = "tlog.open"
+	if l.cfg.Head == "" {
+		return nil
+	}
+	dir, name := filepath.Split(l.cfg.Head)
+	msg, err := files{dir}.read(name, maxCheckpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return failed(err, op, "the file %s cannot be read", l.cfg.Head)
+	}
+	v, err := note.NewVerifier(l.key)
+	if err != nil {
+		return bawn.Wrap(err, bawn.CodeInternal, op, "the audit log has no proper key")
+	}
+	head, err := OpenCheckpoint(msg, []note.Verifier{v})
+	if err != nil {
+		return behind(err, op, "%s is no checkpoint of this node's audit log", l.cfg.Head)
+	}
+	if head.Size > l.signed.Size {
+		return behind(nil, op, "the audit log ends at %d entries, and it had %d", l.signed.Size, head.Size)
+	}
+	root, err := merkle.TreeHash(head.Size, l.files.reader(l.signed.Size))
+	if err != nil || root != head.Root {
+		return behind(err, op, "the audit log is not the one that had %d entries before", head.Size)
+	}
+	l.headAt = time.Now()
+	return nil
+}
+
+// behind is the error of a log that was rolled back, removed or replaced.
+func behind(err error, op, format string, args ...any) *bawn.Error {
+	return bawn.Wrap(err, bawn.CodeUnavailable, op, format, args...).
+		WithFix("put the folder of the audit log back from a copy; `bawn state accept --audit` goes on without what is gone, and records that")
+}
+
+// KeepHead writes [Config.Head] now.
+func (l *Log) KeepHead() error {
+	l.sequencing.Lock()
+	defer l.sequencing.Unlock()
+	return l.writeHead(true)
+}
+
+// writeHead keeps the newest checkpoint apart from the log: at most every ten
+// seconds unless always. Sequencing is held.
+func (l *Log) writeHead(always bool) error {
+	if l.cfg.Head == "" || !always && time.Since(l.headAt) < headEvery {
+		return nil
+	}
+	dir, name := filepath.Split(l.cfg.Head)
+	if err := (files{dir}).replace(name, l.Checkpoint().Note); err != nil {
+		return failed(err, "tlog.head", "the checkpoint cannot be kept in %s", l.cfg.Head)
+	}
+	l.headAt = time.Now()
 	return nil
 }
 
@@ -745,7 +815,7 @@ func (l *Log) sequence() error {
 			return err
 		}
 	}
-	return l.dropSpool()
+	return errors.Join(l.dropSpool(), l.writeHead(false))
 }
 
 // dropPartial removes the partial tiles that full ones have replaced.
@@ -831,6 +901,9 @@ func (l *Log) Close() error {
 	var err error
 	for err == nil && l.Checkpoint().Size < l.Next() {
 		err = l.sequence()
+	}
+	if l.Checkpoint().Size > 0 { // an empty log says nothing yet
+		err = errors.Join(err, l.KeepHead())
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
