@@ -29,7 +29,6 @@ internal/manifest: .
 internal/backup: .
 internal/sandbox: .
 internal/store: .
-internal/secret: .
 
 internal/host: .
 
@@ -44,6 +43,7 @@ internal/evidence: . internal/evidence/tlog internal/store
 internal/evidence/tlog: .
 internal/policy: . internal/evidence internal/store
 internal/identity: . internal/store
+internal/secret: . internal/policy internal/store
 
 internal/ingress: . internal/identity internal/policy internal/store
 internal/interior: . internal/sandbox

@@ -37,6 +37,9 @@ func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
 	if req.Resource.Tenant == "" {
 		return Decision{Reason: "the request names no tenant"}
 	}
+	if req.Without != "" {
+		return Decision{Reason: req.Without, Fix: req.Fix}
+	}
 	fits, ok := e.grammar.fits[req.Action]
 	if !ok {
 		return Decision{Reason: fmt.Sprintf("there is no action %.40q", req.Action), Fix: "docs/guide/policy.md lists the actions"}

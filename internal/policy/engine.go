@@ -75,6 +75,9 @@ type Request struct {
 	Source     string             // the caller's address
 	Public     *bawn.PublicAccess // of the route, if it is public
 	Object     Object             // what is wanted, if that is no function and no tenant
+	// Without says what is missing beside what rules can say, such as a grant: then it
+	// is denied for that reason. Fix is the way out.
+	Without, Fix string
 
 	Trigger string        // of a call
 	Route   *bawn.Route   // of a call by route
@@ -219,6 +222,8 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 		switch {
 		case d.failed:
 			r.Control = "A3"
+		case req.Action == Secret:
+			r.Control = "E2"
 		case req.Caller != nil || len(req.Chain) > 0:
 			r.Control = "A7"
 		case req.Action == Invoke:

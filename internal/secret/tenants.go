@@ -6,7 +6,6 @@ package secret
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -80,7 +79,7 @@ func (k *TenantKeys) Make(tenant string) error {
 	}
 	key, err := k.unwrap(tenant, wrapped.Bytes())
 	if err == nil {
-		err = k.write(tenant, wrapped.Bytes())
+		err = writeKey(k.path(tenant), wrapped.Bytes())
 	}
 	if err != nil {
 		return bawn.Wrap(err, bawn.CodeUnavailable, "secret.make", "the key of the tenant %s cannot be written", tenant).
@@ -92,31 +91,6 @@ func (k *TenantKeys) Make(tenant string) error {
 	return nil
 }
 
-// write writes a key file so that a crash leaves it whole or not at all.
-func (k *TenantKeys) write(tenant string, data []byte) error {
-	if err := os.MkdirAll(k.dir, 0o700); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(k.dir)); err != nil {
-		return err
-	}
-	name := k.path(tenant)
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return err
-	}
-	return syncDir(k.dir)
-}
-
 // Destroy does away with a tenant's key, for good: what was encrypted with it
 // cannot be read any more. A key that is not there is no error.
 func (k *TenantKeys) Destroy(tenant string) error {
@@ -125,7 +99,7 @@ func (k *TenantKeys) Destroy(tenant string) error {
 	}
 	k.changing.Lock()
 	defer k.changing.Unlock()
-	err := k.erase(k.path(tenant))
+	err := eraseKey(k.path(tenant))
 	k.mu.Lock() // after the file: nobody reads it again
 	delete(k.known, tenant)
 	k.mu.Unlock()
@@ -134,28 +108,6 @@ func (k *TenantKeys) Destroy(tenant string) error {
 			WithFix("check the rights of the data directory")
 	}
 	return nil
-}
-
-func (k *TenantKeys) erase(name string) error {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	// Where the disk writes in place, not even the wrapped key is left.
-	info, err := f.Stat()
-	if err == nil {
-		_, err = f.Write(make([]byte, min(info.Size(), maxFile)))
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close(), os.Remove(name)); err != nil {
-		return err
-	}
-	return syncDir(k.dir)
 }
 
 // Seal encrypts data of a tenant. What is sealed under what opens under that, and
@@ -218,16 +170,7 @@ func (k *TenantKeys) read(tenant string) ([]byte, error) {
 	if err := bawn.CheckName("tenant", tenant); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(k.path(tenant))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = errors.New("the key file is too large")
-	}
-	return data, err
+	return readKey(k.path(tenant))
 }
 
 func (k *TenantKeys) unwrap(tenant string, data []byte) (tenantKey, error) {
@@ -258,12 +201,4 @@ func (k *TenantKeys) Changed() []string {
 	}
 	slices.Sort(bad)
 	return bad
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
