@@ -89,6 +89,8 @@ golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
+golang.org/x/net/: internal/manifest
+github.com/santhosh-tekuri/jsonschema/: internal/manifest
 github.com/prometheus/: internal/node
 github.com/coreos/go-oidc/: internal/identity
 github.com/go-jose/: internal/identity
@@ -113,7 +115,6 @@ golang.org/x/sys/: any
 gvisor.dev/: internal/sandbox/
 github.com/moby/: internal/sandbox/ cmd/bawn-sandbox
 go.yaml.in/yaml/: internal/manifest
-github.com/santhosh-tekuri/jsonschema/: internal/manifest
 github.com/nats-io/: internal/store
 github.com/tetratelabs/wazero: cmd/bawn-wasm
 github.com/danielgtaylor/huma/: internal/api

@@ -22,6 +22,13 @@ type Host struct {
 	Time        time.Duration `json:"time,omitempty" doc:"nanoseconds that one connection may last"`
 }
 
+// AnyHost stands in the place of [Host.Host] where [Egress.Everything] allows what
+// no rule does.
+const AnyHost = "*"
+
+// UsualPorts are those that [Egress.Everything] opens: 80 without TLS, 443 with it.
+func UsualPorts() []int { return []int{80, 443} }
+
 // Clear reports whether Bawn reads the requests that the rule is about.
 func (h *Host) Clear() bool { return len(h.Methods) > 0 || len(h.Paths) > 0 || h.Inject != nil }
 

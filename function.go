@@ -38,7 +38,7 @@ type Version struct {
 	Tenant      string            `json:"tenant"`
 	Function    string            `json:"function"`
 	Number      int               `json:"number"`
-	Digest      string            `json:"digest" doc:"sha256: of the canonical JSON of the artifact's digest and of runtime, handler, description, owner, environment, perimeter and tests"`
+	Digest      string            `json:"digest" doc:"sha256: of the canonical JSON of the artifact's digest and of runtime, handler, description, owner, environment, labels, perimeter and tests"`
 	Artifact    Artifact          `json:"artifact"`
 	Compiled    *Artifact         `json:"compiled,omitempty" doc:"machine code made from the artifact at deploy, for this Bawn and this processor; absent for runtimes that need none"`
 	Runtime     Runtime           `json:"runtime"`

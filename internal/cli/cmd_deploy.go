@@ -155,11 +155,36 @@ func readManifest(dir string) (*manifest.File, error) {
 		return nil, err
 	}
 	for _, n := range m.Order {
-		if _, err := manifest.Compile(n, m.Functions[n]); err != nil {
+		f := m.Functions[n]
+		if err := f.ReadSchema(func(path string) ([]byte, error) { return readSchema(dir, path) }); err != nil {
+			return nil, forFunction(n, err)
+		}
+		m.Functions[n] = f
+		if _, err := manifest.Compile(n, f); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
+}
+
+// readSchema reads the file of a response's schema, which stands beside the
+// manifest or below.
+func readSchema(dir, path string) ([]byte, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fileError(err, "%s cannot be read", dir)
+	}
+	defer root.Close()
+	f, err := root.Open(filepath.FromSlash(path))
+	if err != nil {
+		return nil, fileError(err, "egress.response.schema: %s cannot be read", filepath.Join(dir, path))
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxManifestBytes))
+	if err != nil {
+		return nil, fileError(err, "%s cannot be read", filepath.Join(dir, path))
+	}
+	return data, nil
 }
 
 // pack packs each code folder once, into files that vanish when closed.

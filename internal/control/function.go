@@ -398,9 +398,10 @@ func contentDigest(v *bawn.Version) (string, error) {
 		Description string            `json:"description"`
 		Owner       string            `json:"owner"`
 		Environment map[string]string `json:"environment"`
+		Labels      []string          `json:"labels,omitempty"` // what came later is left out where it says nothing: old digests stay
 		Perimeter   bawn.Perimeter    `json:"perimeter"`
 		Tests       []bawn.Test       `json:"tests,omitempty"`
-	}{v.Artifact.Digest, v.Runtime, v.Handler, v.Description, v.Owner, v.Environment, v.Perimeter, v.Tests})
+	}{v.Artifact.Digest, v.Runtime, v.Handler, v.Description, v.Owner, v.Environment, v.Labels, v.Perimeter, v.Tests})
 	if err != nil {
 		return "", bawn.Wrap(err, bawn.CodeInternal, "control.deploy", "the version cannot be written as JSON")
 	}

@@ -33,6 +33,7 @@ func Compile(name string, f Function) (bawn.Version, error) {
 		Handler:     f.Handler,
 		Description: f.Description,
 		Owner:       f.Owner,
+		Labels:      slices.Sorted(slices.Values(f.Labels)),
 		Perimeter: bawn.Perimeter{
 			Interior: bawn.Interior{
 				Memory:      or(int64(in.Memory), bawn.DefaultMemory),
@@ -43,8 +44,6 @@ func Compile(name string, f Function) (bawn.Version, error) {
 				Exec:        in.Exec,
 				Reuse:       bawn.Reuse{Invocations: in.Reuse.Invocations, MaxAge: in.Reuse.MaxAge.std()},
 			},
-			// Sorted: the order in the file says nothing, and the digest must not change with it.
-			Egress:   bawn.Egress{Functions: slices.Sorted(slices.Values(f.Egress.Functions))},
 			Evidence: bawn.Evidence{LogRetention: or(f.Evidence.LogRetention.std(), bawn.DefaultLogRetention)},
 		},
 	}
@@ -65,6 +64,9 @@ func Compile(name string, f Function) (bawn.Version, error) {
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
 	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))
+	if v.Perimeter.Egress, err = f.Egress.compile(); err != nil {
+		return bawn.Version{}, err
+	}
 	for _, t := range f.Tests {
 		v.Tests = append(v.Tests, t.compile())
 	}

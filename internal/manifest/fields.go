@@ -251,10 +251,11 @@ func functionFields() object[Function] {
 			is("code", "the folder or zip that holds the code, relative to this file; . if left out", text("code", 1, maxCode), func(f *Function) *string { return &f.Code }),
 			is("description", "what the function is for", text("description", 0, maxText), func(f *Function) *string { return &f.Description }),
 			is("owner", "the person or team to ask", text("owner", 1, maxOwner), func(f *Function) *string { return &f.Owner }).must(),
+			is("labels", "of the data that the function may hold, such as pii; a guardrail can keep labelled data from going where no such label is", labels(), func(f *Function) *[]string { return &f.Labels }),
 			is("environment", "variables of the function; not for secrets", environment(), func(f *Function) *map[string]string { return &f.Environment }),
 			into("ingress", "who and what may call the function; nothing else may", ingress, func(f *Function) *Ingress { return &f.Ingress }),
 			into("interior", "what the sandbox gives the function", interior, func(f *Function) *Interior { return &f.Interior }),
-			into("egress", "what the function may reach; nothing else may be reached", egress, func(f *Function) *Egress { return &f.Egress }),
+			into("egress", "what the function may reach, and what may leave it; nothing else may be reached", egress, func(f *Function) *Egress { return &f.Egress }),
 			into("evidence", "what is kept about the function", evidence, func(f *Function) *Evidence { return &f.Evidence }),
 		},
 		rules: func(f *Function, has func(string) bool, say func(string, error)) {
@@ -311,21 +312,6 @@ func ingressFields() object[Ingress] {
 			}
 			if s := twice(i.Callers); s != "" {
 				say("callers", &wrong{Message: fmt.Sprintf("callers names %s a second time", quote(s))})
-			}
-		},
-	}
-}
-
-func egressFields() object[Egress] {
-	return object[Egress]{
-		doc: "egress",
-		fields: []field[Egress]{
-			is("functions", "functions of the same tenant that it may call; each must name this one in ingress.callers",
-				listOf("functions", maxCalled, functionName()), func(e *Egress) *[]string { return &e.Functions }),
-		},
-		rules: func(e *Egress, has func(string) bool, say func(string, error)) {
-			if s := twice(e.Functions); s != "" {
-				say("functions", &wrong{Message: fmt.Sprintf("functions names %s a second time", quote(s))})
 			}
 		},
 	}

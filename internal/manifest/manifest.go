@@ -32,6 +32,7 @@ type Function struct {
 	Code        string            `json:"code,omitempty"` // a folder or a zip, relative to the manifest; means nothing to the server
 	Description string            `json:"description,omitempty"`
 	Owner       string            `json:"owner,omitempty"`
+	Labels      []string          `json:"labels,omitempty"`
 	Environment map[string]string `json:"environment,omitempty"`
 	Ingress     Ingress           `json:"ingress,omitzero"`
 	Interior    Interior          `json:"interior,omitzero"`
@@ -118,12 +119,6 @@ func (r Reuse) MarshalJSON() ([]byte, error) {
 		Invocations int      `json:"invocations,omitzero"`
 		MaxAge      Duration `json:"maxAge,omitzero"`
 	}{r.Invocations, r.MaxAge})
-}
-
-// Egress says what the function may reach. What is not in it may not be
-// reached.
-type Egress struct {
-	Functions []string `json:"functions,omitempty"`
 }
 
 // Evidence says what is kept about the function.

@@ -55,7 +55,28 @@ functions:
       concurrency: 3
       exec: true
       reuse: {invocations: 100, maxAge: 10m}
-    egress: {functions: [receipts, a-first]}
+    labels: [pii, eu]
+    egress:
+      functions: [receipts, a-first]
+      hosts:
+        - {host: API.stripe.com, ports: [443], inject: {secret: stripe-key, header: authorization, format: "Bearer {}"}, labels: [pii]}
+        - {host: "*.Bücher.example", methods: [POST, GET], paths: ["/v1/*", /a], bytes: 10MiB, connections: 4, time: 30s}
+        - {host: legacy.example.com, ports: [8081, 8080], plaintext: true}
+        - {host: 10.1.0.0/16, ports: [9000]}
+        - {host: "2001:DB8::1"}
+      everything: {reason: a crawler, until: 2027-01-31}
+      proxy: true
+      secrets: [signing-key, {name: cert, file: true}]
+      databases:
+        orders: {postgres: "DB.internal/orders", user: shop, secret: orders-db, labels: [pii], connections: 2, statements: 100, timeout: 2s}
+        cache: {redis: "cache.internal:6380", plaintext: true}
+        ledger: {mysql: "[2001:db8::2]:3307"}
+        archive: {postgres: "10.0.0.9:5433/old", user: reader}
+      response:
+        schema: {type: object, properties: {a: {type: number, maximum: 1.50}}, required: [a]}
+        bytes: 1MiB
+        headers: [x-total, content-type]
+        cards: redact
     evidence: {logRetention: 30d}
   a-first:
     runtime: wasm
@@ -105,9 +126,31 @@ func TestEveryField(t *testing.T) {
 		Function: "b-second", Runtime: bawn.NodeJS22, Handler: "src/index.api.handler",
 		Description: "Two lines\nof text.\n", Owner: "Team <a@b.example>",
 		Environment: map[string]string{"PORT": "8080", "greeting": ""},
+		Labels:      []string{"eu", "pii"},
 		Perimeter: bawn.Perimeter{
 			Ingress: bawn.Ingress{HTTP: []bawn.Route{{Method: "ANY", Path: "/api/{proxy+}"}, {Method: "POST", Path: "/a/{id}/b"}}, Callers: []string{"anyone", "checkout", "role:ops"}},
-			Egress:  bawn.Egress{Functions: []string{"a-first", "receipts"}},
+			Egress: bawn.Egress{
+				Functions: []string{"a-first", "receipts"},
+				Hosts: []bawn.Host{
+					{Host: "api.stripe.com", Ports: []int{443}, Inject: &bawn.Inject{Secret: "stripe-key", Header: "Authorization", Format: "Bearer {}"}, Labels: []string{"pii"}},
+					{Host: "*.xn--bcher-kva.example", Ports: []int{443}, Methods: []string{"GET", "POST"}, Paths: []string{"/a", "/v1/*"}, Bytes: 10 << 20, Connections: 4, Time: 30 * time.Second},
+					{Host: "legacy.example.com", Ports: []int{8080, 8081}, Plaintext: true},
+					{Host: "10.1.0.0/16", Ports: []int{9000}},
+					{Host: "2001:db8::1", Ports: []int{443}},
+				},
+				Everything: &bawn.PublicAccess{Reason: "a crawler", Until: time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC)},
+				Proxy:      true,
+				Secrets:    []bawn.SecretUse{{Name: "cert", File: true}, {Name: "signing-key"}},
+				Databases: []bawn.Database{
+					{Name: "archive", Kind: bawn.Postgres, Address: "10.0.0.9:5433", Database: "old", User: "reader", Port: 5432},
+					{Name: "cache", Kind: bawn.Redis, Address: "cache.internal:6380", Plaintext: true, Port: 6379},
+					{Name: "ledger", Kind: bawn.MySQL, Address: "[2001:db8::2]:3307", Port: 3306},
+					{Name: "orders", Kind: bawn.Postgres, Address: "db.internal:5432", Database: "orders", User: "shop", Secret: "orders-db", Port: 5433, Labels: []string{"pii"},
+						Connections: 2, Statements: 100, Timeout: 2 * time.Second},
+				},
+				Response: &bawn.Response{Schema: `{"properties":{"a":{"maximum":1.50,"type":"number"}},"required":["a"],"type":"object"}`, Bytes: 1 << 20,
+					Headers: []string{"Content-Type", "X-Total"}, Cards: "redact"},
+			},
 			Interior: bawn.Interior{Memory: 1536 << 20, CPU: 0.5, Timeout: 90 * time.Second, Tmp: 512 << 20, PIDs: 32, Concurrency: 3,
 				Exec: true, Reuse: bawn.Reuse{Invocations: 100, MaxAge: 10 * time.Minute}},
 			Evidence: bawn.Evidence{LogRetention: 30 * 24 * time.Hour},
@@ -157,6 +200,9 @@ func base(more string) string {
 	return "functions:\n  f:\n    runtime: python3.11\n    handler: app.handler\n    owner: me\n" + more
 }
 
+// host is a right function with one rule.
+func host(rule string) string { return base("    egress: {hosts: [{" + rule + "}]}\n") }
+
 // refused are manifests with the one problem each must give. schema says
 // whether the published schema, too, refuses it: it cannot say everything.
 var refused = []struct {
@@ -170,8 +216,8 @@ var refused = []struct {
 	{"no function", "functions: {}\n", `m.yaml:1:12: there is no function here`, true},
 	{"functions null", "functions:\n", `m.yaml:1:11: functions must be a mapping from names to functions, not nothing`, true},
 	{"bad name", "functions:\n  My_Func:\n    runtime: wasm\n    owner: me\n", `m.yaml:2:3: function name "My_Func" must begin with a letter a-z; did you mean my-func?`, true},
-	{"unknown field", base("    memmory: 1\n"), `m.yaml:6:5: unknown field "memmory"; a function has runtime, handler, code, description, owner, environment, ingress, interior, egress, evidence`, true},
-	{"near field", base("    enviroment: {}\n"), `m.yaml:6:5: unknown field "enviroment"; a function has runtime, handler, code, description, owner, environment, ingress, interior, egress, evidence; did you mean environment?`, true},
+	{"unknown field", base("    memmory: 1\n"), `m.yaml:6:5: unknown field "memmory"; a function has runtime, handler, code, description, owner, labels, environment, ingress, interior, egress, evidence`, true},
+	{"near field", base("    enviroment: {}\n"), `m.yaml:6:5: unknown field "enviroment"; a function has runtime, handler, code, description, owner, labels, environment, ingress, interior, egress, evidence; did you mean environment?`, true},
 	{"field in the wrong block", base("    memory: 256MiB\n"), `m.yaml:6:5: field "memory" belongs under interior`, true},
 	{"near field, nested", base("    interior: {memry: 1GiB}\n"), `m.yaml:6:16: unknown field "memry"; interior has memory, cpu, timeout, tmp, pids, concurrency, exec, reuse; did you mean memory?`, true},
 	{"duplicate field", base("    owner: you\n"), `m.yaml:6:5: field "owner" is given a second time; the first is on line 5`, false},
@@ -204,10 +250,79 @@ var refused = []struct {
 	{"reuse empty", base("    interior: {reuse: {}}\n"), `m.yaml:6:23: reuse says neither invocations nor maxAge; did you mean never?`, false},
 	{"reuse zero", base("    interior: {reuse: {invocations: 0}}\n"), `m.yaml:6:37: invocations 0 must be a whole number from 1 to 1000000`, true},
 	{"retention", base("    evidence: {logRetention: 401d}\n"), `m.yaml:6:30: logRetention 401d is too much, at most 400d is allowed`, false},
-	{"egress has no such field", base("    egress: {function: [a]}\n"), `m.yaml:6:14: unknown field "function"; egress has functions; did you mean functions?`, true},
+	{"egress has no such field", base("    egress: {function: [a]}\n"), `m.yaml:6:14: unknown field "function"; egress has functions, hosts, everything, proxy, secrets, databases, response; did you mean functions?`, true},
 	{"called function's name", base("    egress: {functions: [a, b_c]}\n"), `m.yaml:6:29: function name "b_c" has the character '_'; only a-z, 0-9 and '-' are allowed; did you mean b-c?`, true},
 	{"called function of a tenant", base("    egress: {functions: [acme/a]}\n"), `m.yaml:6:26: function name "acme/a" has the character '/'; only a-z, 0-9 and '-' are allowed`, true},
 	{"called twice", base("    egress: {functions: [a, b, a]}\n"), `m.yaml:6:25: functions names "a" a second time`, false},
+	{"host is a URL", host("host: https://api.example.com/v1"), `m.yaml:6:29: host "https://api.example.com/v1" is a URL; a rule is about a host, its ports and paths stand in fields of their own; did you mean api.example.com?`, true},
+	{"host with a port", host("host: 'api.example.com:8443'"), `m.yaml:6:29: host "api.example.com:8443" has a port in it; did you mean host: api.example.com with ports: [8443]?`, false},
+	{"host with a path", host("host: api.example.com/v1"), `m.yaml:6:29: host "api.example.com/v1" is no range; a path belongs into paths; did you mean api.example.com?`, true},
+	{"host with a user", host("host: me@api.example.com"), `m.yaml:6:29: host "me@api.example.com" has a user in it; only a name, an address or a range is meant`, true},
+	{"host with a dot at the end", host("host: api.example.com."), `m.yaml:6:29: host "api.example.com." ends with a dot; did you mean api.example.com?`, false},
+	{"every host", host("host: '*'"), `m.yaml:6:29: host "*" is every host; did you mean everything: {reason: …, until: YEAR-MONTH-DAY}?`, false},
+	{"every address", host("host: 0.0.0.0/0"), `m.yaml:6:29: host "0.0.0.0/0" is every address; did you mean everything: {reason: …, until: YEAR-MONTH-DAY}?`, false},
+	{"range with bits", host("host: 10.1.2.3/16"), `m.yaml:6:29: host "10.1.2.3/16" has bits beyond the length of the range; did you mean 10.1.0.0/16?`, false},
+	{"mapped address", host("host: '::ffff:1.2.3.4'"), `m.yaml:6:29: host "::ffff:1.2.3.4" is a mapped IPv4 address; did you mean 1.2.3.4?`, false},
+	{"address with a zone", host("host: 'fe80::1%eth0'"), `m.yaml:6:29: host "fe80::1%eth0" has a zone; it says nothing outside of one host`, false},
+	{"odd address", host("host: 0x7f.1"), `m.yaml:6:29: host "0x7f.1" ends like an address and is none; write an IPv4 address as four decimal numbers`, false},
+	{"decimal address", host("host: '2130706433'"), `m.yaml:6:29: host "2130706433" ends like an address and is none; write an IPv4 address as four decimal numbers`, false},
+	{"hexadecimal address", host("host: '0x7f000001'"), `m.yaml:6:29: host "0x7f000001" ends like an address and is none; write an IPv4 address as four decimal numbers`, false},
+	{"localhost", host("host: localhost"), `m.yaml:6:29: host "localhost" is the sandbox itself, where nothing outside is`, false},
+	{"public suffix", host("host: '*.co.uk'"), `m.yaml:6:29: host "*.co.uk" is every name under a public suffix; name the domains`, false},
+	{"top level", host("host: '*.newtld'"), `m.yaml:6:29: host "*.newtld" is every name under a public suffix; name the domains`, false},
+	{"star in the middle", host("host: 'api.*.example.com'"), `m.yaml:6:29: host "api.*.example.com" has a * that is not its first label; *.NAME stands for one label in front of NAME; did you mean *.example.com?`, false},
+	{"star in a label", host("host: 'api-*.example.com'"), `m.yaml:6:29: host "api-*.example.com" has a * that is not its first label; *.NAME stands for one label in front of NAME; did you mean *.example.com?`, false},
+	{"host with an underscore", host("host: a_b.example.com"), `m.yaml:6:29: host "a_b.example.com" is no name: labels of letters, digits and - with dots between them, at most 253 characters`, false},
+	{"no host", host("ports: [443]"), `m.yaml:6:22: a host needs the field "host": a name, *.NAME for one label in front of it, an address, or a CIDR range; the last two need the operator's leave`, true},
+	{"near field of a host", host("host: a.example, port: [443]"), `m.yaml:6:40: unknown field "port"; a host has host, ports, plaintext, methods, paths, inject, labels, bytes, connections, time; did you mean ports?`, true},
+	{"port as one number", host("host: a.example, ports: 443"), `m.yaml:6:47: ports must be a list, not the number "443"`, true},
+	{"port too high", host("host: a.example, ports: [65536]"), `m.yaml:6:48: port 65536 must be a whole number from 1 to 65535`, true},
+	{"port of the endpoint", host("host: a.example, ports: [9001]"), `m.yaml:6:48: port 9001 is Bawn's own in every sandbox`, false},
+	{"no port", host("host: a.example, ports: []"), `m.yaml:6:47: ports is empty; leave it out for the default`, false},
+	{"port twice", host("host: a.example, ports: [443, 443]"), `m.yaml:6:47: ports names 443 a second time`, false},
+	{"plaintext on the port of TLS", host("host: a.example, ports: [443], plaintext: true"), `m.yaml:6:47: port 443 is for TLS, and plaintext means none; did you mean a rule of its own for it, without plaintext?`, false},
+	{"TLS on the port of HTTP", host("host: a.example, ports: [80]"), `m.yaml:6:47: port 80 is for plain HTTP, and TLS is what goes outside; did you mean port 443, or plaintext: true?`, false},
+	{"method", host("host: a.example, methods: [get]"), `m.yaml:6:50: unknown method "get"; there are GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS; did you mean GET?`, true},
+	{"path without a slash", host("host: a.example, paths: [v1]"), `m.yaml:6:48: path "v1" must begin with /; did you mean /v1?`, true},
+	{"path that climbs", host("host: a.example, paths: [/v1/../x]"), `m.yaml:6:48: path "/v1/../x" has the segment ".."`, false},
+	{"path with a star inside", host("host: a.example, paths: ['/v1*']"), `m.yaml:6:48: path "/v1*" has a * that is not its last segment; /* at the end stands for everything below`, false},
+	{"path with a query", host("host: a.example, paths: ['/v1?x=1']"), `m.yaml:6:48: path "/v1?x=1" has a query; a rule is about the path alone; did you mean /v1?`, false},
+	{"path with an escape", host("host: a.example, paths: [/a%2fb]"), `m.yaml:6:48: path "/a%2fb" has an escape (%): write the character itself, requests are decoded before they are matched`, false},
+	{"requests to an address", host("host: 10.0.0.1, methods: [GET]"), `m.yaml:6:29: a rule about requests over TLS needs a name, not an address`, false},
+	{"inject without TLS", host("host: a.example, plaintext: true, inject: {secret: k, header: Authorization}"), `m.yaml:6:65: a credential is not sent without TLS: a rule with plaintext cannot inject`, false},
+	{"inject to an address", host("host: 10.0.0.1, inject: {secret: k, header: Authorization}"), `m.yaml:6:47: a credential is sent to a name that TLS proves, not to an address`, false},
+	{"inject into Host", host("host: a.example, inject: {secret: k, header: host}"), `m.yaml:6:68: header Host says how a message travels, not who sends it; nothing is put into it`, false},
+	{"inject into a proxy's header", host("host: a.example, inject: {secret: k, header: proxy-authorization}"), `m.yaml:6:68: header Proxy-Authorization says how a message travels, not who sends it; nothing is put into it`, false},
+	{"inject into no header", host("host: a.example, inject: {secret: k, header: 'a b'}"), `m.yaml:6:68: "a b" is not a header's name`, true},
+	{"format without a place", host("host: a.example, inject: {secret: k, header: X-Key, format: Bearer}"), `m.yaml:6:83: format "Bearer" must hold {} once, where the secret goes; did you mean Bearer {}?`, true},
+	{"format with a line break", host(`host: a.example, inject: {secret: k, header: X-Key, format: "{}\r\nX: y"}`), `m.yaml:6:83: format "{}\r\nX: y" is not a header's value of at most 256 printable ASCII characters`, false},
+	{"bytes too many", host("host: a.example, bytes: 2000GiB"), `m.yaml:6:47: bytes 2000GiB is too much, at most 1024GiB is allowed`, false},
+	{"connections too many", host("host: a.example, connections: 1001"), `m.yaml:6:53: connections 1001 must be a whole number from 1 to 1000`, true},
+	{"label", host("host: a.example, labels: [PII]"), `m.yaml:6:49: label name "PII" must begin with a letter a-z; did you mean pii?`, true},
+	{"label twice", host("host: a.example, labels: [pii, pii]"), `m.yaml:6:48: labels names "pii" a second time`, false},
+	{"rule twice", base("    egress: {hosts: [{host: a.example}, {host: A.example, ports: [8443, 443]}]}\n"), `m.yaml:6:21: two rules are about a.example port 443; the second would never count`, false},
+	{"rule with and without TLS", base("    egress: {hosts: [{host: a.example, ports: [8080]}, {host: a.example, ports: [8080], plaintext: true}]}\n"), `m.yaml:6:21: two rules are about a.example port 8080, one with plaintext and one without`, false},
+	{"rule that reads and one that does not", base("    egress: {hosts: [{host: a.example}, {host: a.example, methods: [GET]}]}\n"), `m.yaml:6:21: two rules are about a.example port 443, one about requests (methods, paths, inject) and one about connections`, false},
+	{"hosts in the wrong place", base("    hosts: []\n"), `m.yaml:6:5: field "hosts" belongs under egress`, true},
+	{"everything without more", base("    egress: {everything: true}\n"), `m.yaml:6:26: everything must be a mapping, not the boolean "true"`, true},
+	{"everything without an end", base("    egress: {everything: {reason: x}}\n"), `m.yaml:6:26: everything needs the field "until": the last day, in UTC, on which it may`, true},
+	{"secret twice", base("    egress: {secrets: [a, {name: a, file: true}]}\n"), `m.yaml:6:23: secrets names "a" a second time`, false},
+	{"secret's name", base("    egress: {secrets: [STRIPE_KEY]}\n"), `m.yaml:6:24: secret name "STRIPE_KEY" must begin with a letter a-z; did you mean stripe-key?`, true},
+	{"secret is a path", base("    egress: {secrets: [{name: a, file: /x}]}\n"), `m.yaml:6:40: file must be true or false, not the text "/x"`, true},
+	{"database of no kind", base("    egress: {databases: {a: {user: x}}}\n"), `m.yaml:6:29: a database says of which kind it is, and where: postgres, mysql or redis; did you mean postgres: "db.internal:5432/orders"?`, false},
+	{"database of two kinds", base("    egress: {databases: {a: {redis: r, mysql: m}}}\n"), `m.yaml:6:37: a database is of one kind, not mysql and redis`, false},
+	{"database as a URL", base("    egress: {databases: {a: {postgres: 'postgres://u:p@db/x', user: u}}}\n"), `m.yaml:6:40: postgres is a URL; HOST:PORT/DATABASE is wanted, user and password stand in fields of their own; did you mean db.internal:5432/orders?`, false},
+	{"postgres without a database", base("    egress: {databases: {a: {postgres: 'db:5432', user: u}}}\n"), `m.yaml:6:40: postgres "db:5432" names no database: want HOST:PORT/DATABASE; did you mean db.internal:5432/orders?`, false},
+	{"postgres without a user", base("    egress: {databases: {a: {postgres: 'db:5432/x'}}}\n"), `m.yaml:6:29: a postgres database needs the field "user": as whom Bawn logs in`, false},
+	{"redis with a secret", base("    egress: {databases: {a: {redis: 'db:6379', secret: s}}}\n"), `m.yaml:6:56: secret is for postgres; to redis the function logs in itself, with a secret of egress.secrets`, false},
+	{"database's host", base("    egress: {databases: {a: {redis: '*.db.internal'}}}\n"), `m.yaml:6:37: redis "*.db.internal" has no good host: want HOST:PORT; did you mean db.internal:6379?`, false},
+	{"database's port", base("    egress: {databases: {a: {redis: 'db:0'}}}\n"), `m.yaml:6:37: redis "db:0" has no good port; did you mean db.internal:6379?`, false},
+	{"database twice", base("    egress: {databases: {a: {redis: d}, a: {redis: e}}}\n"), `m.yaml:6:41: database "a" is given a second time`, false},
+	{"kind of database", base("    egress: {databases: {a: {postgresql: 'db/x', user: u}}}\n"), `m.yaml:6:30: unknown field "postgresql"; a database has postgres, mysql, redis, user, secret, plaintext, labels, connections, statements, timeout; did you mean postgres?`, true},
+	{"response schema is none", base("    egress: {response: {schema: {type: objekt}}}\n"), `m.yaml:6:33: this is no JSON Schema: at '/type': got string, want array`, false},
+	{"response schema refers outside", base("    egress: {response: {schema: {$ref: 'file:///etc/passwd'}}}\n"), `m.yaml:6:33: this is no JSON Schema: it refers to "file:///etc/passwd", and may refer only to itself`, false},
+	{"response headers", base("    egress: {response: {headers: [a, A]}}\n"), `m.yaml:6:34: headers names "A" a second time`, false},
+	{"response cards", base("    egress: {response: {cards: refuze}}\n"), `m.yaml:6:32: unknown cards "refuze"; there are redact, refuse; did you mean refuse?`, true},
 	{"called by one", base("    ingress: {callers: checkout}\n"), `m.yaml:6:24: callers must be a list, not the text "checkout"`, true},
 	{"caller's name", base("    ingress: {callers: [\"*\"]}\n"), `m.yaml:6:25: function name "*" must begin with a letter a-z`, true},
 	{"caller's role", base("    ingress: {callers: [\"role:Ops_1\"]}\n"), `m.yaml:6:25: role name "Ops_1" must begin with a letter a-z; did you mean role:ops-1?`, true},
@@ -236,7 +351,7 @@ var refused = []struct {
 	{"deep", base("    description: " + strings.Repeat("[", 30) + strings.Repeat("]", 30) + "\n"), `m.yaml:6:40: values are nested more than 24 deep`, false},
 	{"tab", "functions:\n\tf:\n", `m.yaml:2:1: this is not YAML: found character that cannot start any token; did you mean spaces instead of the tab?`, false},
 	{"key is a number", "functions:\n  12: {}\n", `m.yaml:2:3: a function's name must be text, not the number "12"`, false},
-	{"escape in text", base("    owner2: x\n"), `m.yaml:6:5: unknown field "owner2"; a function has runtime, handler, code, description, owner, environment, ingress, interior, egress, evidence; did you mean owner?`, true},
+	{"escape in text", base("    owner2: x\n"), `m.yaml:6:5: unknown field "owner2"; a function has runtime, handler, code, description, owner, labels, environment, ingress, interior, egress, evidence; did you mean owner?`, true},
 	{"control character", base("    description: \"a\\u001b[31mb\"\n"), `m.yaml:6:18: description "a\x1b[31mb" has a character that cannot be printed`, false},
 	{"two functions, one route", base("    ingress: {http: [{method: ANY, path: /a}]}\n  g:\n    runtime: wasm\n    owner: me\n    ingress: {http: [{method: GET, path: /a}]}\n"), `m.yaml:7:3: functions "f" and "g" both claim GET /a`, false},
 }
@@ -495,6 +610,9 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for name, fn := range file.Functions {
+			if err := fn.ReadSchema(func(string) ([]byte, error) { return []byte(`{"type":"string"}`), nil }); err != nil {
+				t.Fatal(err)
+			}
 			v, err := Compile(name, fn)
 			if err != nil {
 				t.Fatalf("accepted, and does not compile: %v", err)
