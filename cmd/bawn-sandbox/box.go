@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -30,6 +29,7 @@ type box struct {
 
 	notify int // seccomp listener
 	tmp    int // descriptor of its /tmp
+	uid    int // of its program, on the host
 
 	attached    atomic.Bool   // from here on refused calls are the function's, and reported
 	execAllowed atomic.Bool   // the manifest declares exec
@@ -143,6 +143,7 @@ func (b *box) clear() {
 	unix.Unmount(b.share, unix.MNT_DETACH)
 	unix.Unmount(b.share, unix.MNT_DETACH) // code may be mounted on the share
 	unix.Rmdir(b.share)
+	b.removeFiles()
 	if b.ctl != nil {
 		b.ctl.Close()
 	}
@@ -211,60 +212,6 @@ func childOf(pid int) int {
 		}
 	}
 	return 0
-}
-
-// listen makes a listener inside the sandbox's network namespace. The thread
-// that goes there is thrown away if it cannot come back.
-func (b *box) listen(port int) (int, error) {
-	if b.attached.Load() {
-		return -1, errors.New("a listener is made before a function is attached: its code might have the port")
-	}
-	type result struct {
-		fd  int
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- result{-1, err}
-			return
-		}
-		defer unix.Close(home)
-		b.life.Lock()
-		err = errEnded
-		if !b.cleared {
-			err = unix.Setns(b.pidfd, unix.CLONE_NEWNET)
-		}
-		b.life.Unlock()
-		if err != nil {
-			done <- result{-1, err}
-			return
-		}
-		fd, err := listenTCP(port)
-		if unix.Setns(home, unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- result{fd, err}
-	}()
-	r := <-done
-	return r.fd, r.err
-}
-
-func listenTCP(port int) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err == nil {
-		err = unix.Listen(fd, 128)
-		if err == nil {
-			return fd, nil
-		}
-	}
-	unix.Close(fd)
-	return -1, fmt.Errorf("listen on port %d of the sandbox: %w", port, err)
 }
 
 // defaultTmp is the size that init gives /tmp.

@@ -124,6 +124,7 @@ func enterRoot(s *wire.Setup) error {
 		{"tmp", root + "/tmp", "tmpfs", quiet, "mode=1777,size=64m,nr_inodes=64k"},
 		{s.Dev, root + "/dev", "", unix.MS_BIND | unix.MS_REC, ""}, // the devices may be mounts
 		{s.Share, root + "/var/task", "", unix.MS_BIND, ""},
+		{s.Run, root + wire.RunDir, "", unix.MS_BIND, ""}, // what comes there later is in the folder, not mounted on it
 	}
 	for _, m := range mounts {
 		if err := unix.Mount(m.source, m.target, m.kind, m.flags, m.data); err != nil {
@@ -280,7 +281,7 @@ func restrictPaths(abi int) error {
 	// The rule for /var/task is on /var: the code arrives as a mount below it
 	// later, and a rule on a covered folder would not count.
 	rules := []landlock.Rule{
-		landlock.RODirs("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/var", "/proc").IgnoreIfMissing(),
+		landlock.RODirs("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/var", "/proc", wire.RunDir).IgnoreIfMissing(),
 		landlock.RWFiles("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom").IgnoreIfMissing(),
 		landlock.RODirs("/dev"),
 		landlock.PathAccess(tmpAccess&handled, "/tmp"),

@@ -151,7 +151,7 @@ func (s *spawner) mountBase() error {
 	if err := unix.Chdir(baseFolder); err != nil {
 		return err
 	}
-	for _, dir := range []string{"r", "s", "n", "e", "d", "p"} {
+	for _, dir := range []string{"r", "s", "n", "e", "d", "p", filesDir, filesView} {
 		if err := unix.Mkdir(dir, 0o711); err != nil {
 			return err
 		}
@@ -178,6 +178,9 @@ func (s *spawner) mountBase() error {
 		return err
 	}
 	if err := unix.Mount("", "r", "", unix.MS_SHARED, ""); err != nil {
+		return err
+	}
+	if err := mountFiles(s.rootless); err != nil {
 		return err
 	}
 	for _, dir := range []string{"d", "e"} { // binds of their own, so that they can be read-only
@@ -288,7 +291,8 @@ func (s *spawner) serve() error {
 
 func (s *spawner) answer(req *wire.Request, fds []int) {
 	reply := wire.Reply{Seq: req.Seq}
-	out, err := -1, req.Check(len(fds))
+	var out []int
+	err := req.Check(len(fds))
 	if err == nil {
 		out, err = s.do(req, fds, &reply)
 	}
@@ -296,28 +300,24 @@ func (s *spawner) answer(req *wire.Request, fds []int) {
 		reply = wire.Reply{Seq: req.Seq, Error: err.Error()}
 	}
 	wire.CloseAll(fds)
-	if out >= 0 {
-		s.server.Send(&reply, out)
-		unix.Close(out)
-		return
-	}
-	s.server.Send(&reply)
+	s.server.Send(&reply, out...)
+	wire.CloseAll(out)
 }
 
-// do carries out one request. It returns a descriptor to pass along, or -1.
-func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, error) {
+// do carries out one request. It returns the descriptors to pass along.
+func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) ([]int, error) {
 	switch req.Op {
 	case wire.OpProbe:
 		reply.Probe = s.probe()
-		return -1, nil
+		return nil, nil
 	case wire.OpImage:
-		return -1, s.addImage(req.Image)
+		return nil, s.addImage(req.Image)
 	case wire.OpStart:
 		b, err := s.start(req.ID, req.Start, fds)
 		if err == nil {
 			reply.Group = b.group
 		}
-		return -1, err
+		return nil, err
 	}
 	s.mu.Lock()
 	b := s.boxes[req.ID]
@@ -326,27 +326,27 @@ func (s *spawner) do(req *wire.Request, fds []int, reply *wire.Reply) (int, erro
 	}
 	s.mu.Unlock()
 	if b == nil {
-		return -1, errEnded
+		return nil, errEnded
 	}
 	switch req.Op {
 	case wire.OpAttach:
-		return -1, s.attach(b, req.Attach)
+		return nil, s.attach(b, req.Attach, fds)
 	case wire.OpExec:
-		return -1, b.exec(req.Exec)
-	case wire.OpListen:
-		return b.listen(req.Port)
+		return nil, b.exec(req.Exec)
+	case wire.OpOpen:
+		return b.open(req.Open)
 	case wire.OpFreeze:
-		return -1, b.freeze(true)
+		return nil, b.freeze(true)
 	case wire.OpThaw:
-		return -1, b.freeze(false)
+		return nil, b.freeze(false)
 	case wire.OpInspect:
 		reply.Facts = s.inspect(b)
-		return -1, nil
+		return nil, nil
 	case wire.OpKill:
 		b.kill()
-		return -1, nil
+		return nil, nil
 	}
-	return -1, fmt.Errorf("unknown request %q", req.Op)
+	return nil, fmt.Errorf("unknown request %q", req.Op)
 }
 
 // addImage mounts a prepared root read-only. An overlay hides the host path
@@ -440,9 +440,9 @@ func overlay(dirs []int, attrs int) (int, error) {
 	return fd, nil
 }
 
-// attach gives a sandbox its limits, its code and its policy, in this order:
-// code must never be there without its limits.
-func (s *spawner) attach(b *box, a *wire.Attach) error {
+// attach gives a sandbox its limits, its files, its code and its policy, in this
+// order: code must never be there without its limits. fds is what its files are in.
+func (s *spawner) attach(b *box, a *wire.Attach, fds []int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.attached.Load() {
@@ -456,6 +456,11 @@ func (s *spawner) attach(b *box, a *wire.Attach) error {
 	}
 	if err := b.resizeTmp(a.Tmp); err != nil {
 		return fmt.Errorf("size of /tmp: %w", err)
+	}
+	if len(a.Files) > 0 {
+		if err := b.writeFiles(a.Files, fds[0]); err != nil {
+			return fmt.Errorf("files: %w", err)
+		}
 	}
 	code, err := s.codeMount(a.Code)
 	if err != nil {
@@ -613,7 +618,7 @@ func (s *spawner) start(id string, st *wire.Start, fds []int) (*box, error) {
 // dress gives a stem its root and its locks.
 func (s *spawner) dress(b *box, name string, img *image, fds []int) error {
 	setup := wire.Setup{
-		Root: "r/" + name, Share: b.share, Dev: "d", Empty: "e", Null: "d/null",
+		Root: "r/" + name, Share: b.share, Run: filesView + "/" + b.name, Dev: "d", Empty: "e", Null: "d/null",
 		Filter: img.filter, Landlock: s.landlock, Mask: masked, Rootless: s.rootless,
 	}
 	if err := b.ctl.Send(&setup, fds...); err != nil {

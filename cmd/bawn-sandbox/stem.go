@@ -107,6 +107,9 @@ func (b *box) grow(uid uint32) error {
 	if err := b.makeShare(); err != nil {
 		return err
 	}
+	if err := b.makeFiles(uid); err != nil {
+		return err
+	}
 	ctl, theirs, err := wire.Pair()
 	if err != nil {
 		return err

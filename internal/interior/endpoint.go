@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,19 +15,22 @@ import (
 )
 
 // The endpoint inside a sandbox, where a function's code asks the node for
-// something: to call another function. Nothing else than one sandbox reaches its
+// something: to call another function, or for a secret. Nothing else than one sandbox reaches its
 // listener, which makes it the identity of the instance: there is no token that
 // could leak. Controls A6, C7.
 const (
 	endpointPort = 9002
 	endpointURL  = "http://127.0.0.1:9002"
+
+	lambdaPath = "/2015-03-31/" // what calls of functions begin with
 )
 
 // Bounds of one endpoint; docs/limits.md lists those that a function can meet.
 const (
 	maxEndpointConns    = 16 // and so calls of others at one time; more wait in the kernel
 	maxEndpointHeader   = 32 << 10
-	maxEndpointRequests = 1000 // of one invocation
+	maxEndpointRequests = 1000     // of one invocation
+	maxOutsideBody      = 64 << 10 // of a request that is no call
 	endpointHeaderTime  = 10 * time.Second
 	endpointBodyTime    = 30 * time.Second // for a request's body to arrive
 	endpointIdle        = 5 * time.Minute  // of a connection between requests
@@ -213,6 +217,15 @@ func (p *Pool) serveInside(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	control.SetReadDeadline(earlier(time.Now().Add(endpointBodyTime), s.deadline))
 	control.SetWriteDeadline(s.deadline.Add(time.Second))
+	if !strings.HasPrefix(r.URL.Path, lambdaPath) && e.in.outside != nil {
+		r.Body = http.MaxBytesReader(w, r.Body, maxOutsideBody)
+		e.in.outside.ServeHTTP(w, r.WithContext(ctx))
+		return
+	}
+	if p.cfg.Serve == nil {
+		http.NotFound(w, r)
+		return
+	}
 	p.cfg.Serve(w, r.WithContext(ctx), func(function string) *bawn.Call {
 		// The body is there: from now on the wait is for the answer.
 		control.SetReadDeadline(s.deadline.Add(time.Second))

@@ -26,6 +26,7 @@ type instance struct {
 	box     *boxed
 	worker  worker
 	out     *output
+	outside Outside // nil if it reaches nothing
 	started time.Time
 	init    time.Duration
 
@@ -117,22 +118,27 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 	platform := func(err error, what string) error {
 		return bawn.Wrap(err, bawn.CodeUnavailable, "start", "a sandbox for %s could not %s", v.Ref(), what).WithFix("try again; run bawn doctor on the node if it stays so")
 	}
-	if err := b.Attach(ctx, attachment(v, code)); err != nil {
+	var err error
+	if in.out, err = newOutput(b.Output(), v, in.id, p.cfg.Log); err != nil {
+		return nil, platform(err, "be listened to")
+	}
+	reach, err := in.attach(ctx)
+	if err != nil {
+		in.out.note("bawn: no instance was started: " + err.Error())
+		return nil, platform(err, "be given what it reaches outside")
+	}
+	at := attachment(v, code)
+	at.Files = reach.Files
+	if err := b.Attach(ctx, at); err != nil {
 		return nil, platform(err, "be given its code and limits")
 	}
 	identity := NewIdentity(v, in.id, in.started)
 	var run func() error
-	identity.Endpoint = b.door != nil
+	identity.Endpoint, identity.Env = b.door != nil, reach.Env
 	if in.worker == nil { // parked: its program is the function's own
 		in.worker = newRuntimeAPIWorker(b.api, b.refused)
 		args, env := providedCommand(&identity)
 		run = func() error { return b.Exec(ctx, args, env) }
-	}
-	var err error
-	in.out, err = newOutput(b.Output(), v, in.id, p.cfg.Log)
-	if err != nil {
-		in.worker.close()
-		return nil, platform(err, "be listened to")
 	}
 	if f.trial != nil {
 		f.trial.box = b
@@ -280,7 +286,7 @@ func (in *instance) serve(c *bawn.Call, cold bool) *bawn.Result {
 	in.fleet.fn.mu.Unlock()
 	in.out.begin(c.ID, began, c.Tail)
 	in.timer.Reset(timeout)
-	in.box.door.begin(c, began.Add(timeout))
+	in.enter(c, began.Add(timeout))
 	// The caller's context is left out on purpose: an event that was handed over
 	// is worked off, whoever still listens.
 	res, err := in.worker.invoke(context.Background(), c, began.Add(timeout))
@@ -293,7 +299,7 @@ func (in *instance) serve(c *bawn.Call, cold bool) *bawn.Result {
 		res.Version, res.Stream, res.Usage = v.Number, s, u
 		return res
 	}
-	in.box.door.end()
+	in.leave(&u)
 	stopped := in.timer.Stop()
 	if err != nil {
 		res = in.failed(err, c)
@@ -315,7 +321,6 @@ func (in *instance) failed(err error, c *bawn.Call) *bawn.Result {
 // finish settles what a call used, closes its log and gives the instance back.
 func (in *instance) finish(c *bawn.Call, res *bawn.Result, began time.Time) {
 	now := time.Now()
-	in.box.door.end()
 	res.Usage.Duration = now.Sub(began)
 	res.Usage.MaxMemory = in.sample(now)
 	res.Log = in.out.end(c.ID, &res.Usage, in.fleet.version.Perimeter.Interior.Memory)
@@ -366,6 +371,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	if err == nil {
 		return n, nil
 	}
+	s.in.leave(&s.res.Usage)
 	if !s.in.timer.Stop() && !errors.Is(err, io.EOF) {
 		s.in.timedOut.Store(true) // it fires just now
 	}
@@ -395,6 +401,7 @@ func (s *stream) Close() error {
 	s.over = errors.New("the stream was closed")
 	s.in.timer.Stop()
 	s.in.kill()
+	s.in.leave(&s.res.Usage)
 	s.in.out.note("bawn: the caller went away while the function was streaming")
 	s.in.finish(s.call, s.res, s.began)
 	return nil
@@ -409,10 +416,11 @@ func (in *instance) spent(now time.Time) bool {
 		in.expired(now) || in.timedOut.Load() || !in.usable()
 }
 
-// expired reports whether the instance is too old for a new call.
+// expired reports whether the instance, or something it has, is too old for a new
+// call.
 func (in *instance) expired(now time.Time) bool {
 	r := in.fleet.version.Perimeter.Interior.Reuse
-	return r.MaxAge > 0 && now.Sub(in.started) >= r.MaxAge
+	return r.MaxAge > 0 && now.Sub(in.started) >= r.MaxAge || in.outside != nil && in.outside.Stale()
 }
 
 // usable reports whether the program still runs and its channel is in order.

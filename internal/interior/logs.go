@@ -259,6 +259,18 @@ func (o *output) note(text string) {
 	o.platform(time.Now(), text)
 }
 
+// aside is note for what the function's owner should know and its caller should
+// not: it is in no tail.
+func (o *output) aside(text string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drain()
+	o.flush()
+	l := o.line
+	l.Time, l.Platform, l.Text = time.Now(), true, text
+	o.emit(l, o.retention)
+}
+
 // begin attributes what follows to an invocation, and keeps the end of it if
 // tail is wanted.
 func (o *output) begin(id string, now time.Time, tail bool) {

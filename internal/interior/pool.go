@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,10 @@ type Config struct {
 	// Serve answers what a function's code asks of the endpoint in its sandbox.
 	// Without it sandboxes have none.
 	Serve Serve
+	// Attach says what an instance reaches beyond its sandbox. It is called at every
+	// start of one, before it has its code, and in the time of the call that waits
+	// for it. Without it instances reach nothing.
+	Attach func(ctx context.Context, in Inside) (Reach, error)
 	// Errors hears of what went wrong and has no caller to tell.
 	Errors *slog.Logger
 
@@ -63,7 +68,7 @@ type Pool struct {
 	cfg     Config
 	shelves map[bawn.Runtime]*shelf // never changes
 	refusal *bawn.Error             // why this host runs no function; nil if it does
-	inside  *http.Server            // of every endpoint; nil without Config.Serve
+	inside  *http.Server            // of every endpoint; nil without Config.Serve and Config.Attach
 
 	mu        sync.RWMutex
 	functions map[functionKey]*function // those with an instance or a waiting call
@@ -151,7 +156,7 @@ func NewPool(cfg Config) *Pool {
 		compiling:  make(chan struct{}, maxCompilations),
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
-	if cfg.Serve != nil {
+	if cfg.Serve != nil || cfg.Attach != nil {
 		p.inside = newInside(p)
 	}
 	for i := range cfg.Definitions {
@@ -455,9 +460,11 @@ type shelf struct {
 // A boxed is a sandbox before it has a function.
 type boxed struct {
 	sandbox.Sandbox
-	worker worker                   // nil for a parked one
-	api    net.Listener             // of a parked one: where its Runtime API will be
-	door   *endpoint                // nil if it has none
+	worker worker         // nil for a parked one
+	api    net.Listener   // of a parked one: where its Runtime API will be
+	door   *endpoint      // nil if it has none
+	names  net.PacketConn // takes its DNS questions; nil if it has none
+	beyond outer
 	owner  atomic.Pointer[instance] // set when it gets one
 	more   chan sandbox.Attempt     // what the worker turned away
 	gone   chan struct{}            // closed when it no longer counts
@@ -520,6 +527,10 @@ func (b *boxed) end() {
 // shut closes what listens in the sandbox's network.
 func (b *boxed) shut() {
 	b.door.close()
+	b.beyond.close()
+	if b.names != nil {
+		b.names.Close()
+	}
 	if b.api != nil {
 		b.api.Close()
 	}
@@ -528,21 +539,51 @@ func (b *boxed) shut() {
 // listen makes what listens in the sandbox's network. It does so before any code
 // of a function is there, so that nothing can stand in its place, and for warm
 // sandboxes before any call waits.
-func (b *boxed) listen(ctx context.Context, p *Pool, d *Definition) (err error) {
+func (b *boxed) listen(ctx context.Context, p *Pool, d *Definition) error {
+	var ports []sandbox.Port
 	if len(d.Args) == 0 {
-		if b.api, err = b.Listen(ctx, runtimeAPIPort); err != nil {
-			return err
-		}
+		ports = append(ports, sandbox.Port{Network: "tcp", Port: runtimeAPIPort, Home: true})
 	}
 	// A module has no sockets: nothing in its sandbox could ask.
-	if p.inside != nil && d.Image.Syscall != sandbox.SyscallWasm {
-		ln, err := b.Listen(ctx, endpointPort)
-		if err != nil {
-			return err
+	if d.Image.Syscall != sandbox.SyscallWasm {
+		if p.inside != nil {
+			ports = append(ports, sandbox.Port{Network: "tcp", Port: endpointPort, Home: true})
 		}
+		if p.cfg.Attach != nil {
+			ports = append(ports, sandbox.Port{Network: "udp", Port: resolverPort, Home: true})
+		}
+	}
+	if len(ports) == 0 {
+		return nil
+	}
+	files, err := b.Open(ctx, ports, nil)
+	if err != nil {
+		return err
+	}
+	for i, f := range files {
+		if err == nil {
+			err = b.place(p, ports[i], f)
+		}
+		f.Close()
+	}
+	return err
+}
+
+// place gives a socket its place.
+func (b *boxed) place(p *Pool, port sandbox.Port, f *os.File) (err error) {
+	if port.Network == "udp" {
+		b.names, err = net.FilePacketConn(f)
+		return err
+	}
+	ln, err := net.FileListener(f)
+	switch {
+	case err != nil:
+	case port.Port == runtimeAPIPort:
+		b.api = ln
+	default:
 		b.door = newEndpoint(p, ln)
 	}
-	return nil
+	return err
 }
 
 // start makes a sandbox for the shelf's runtime. Its program may still be

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -243,8 +244,8 @@ func (b *fakeBox) Attach(_ context.Context, a sandbox.Attachment) error {
 	return nil
 }
 func (b *fakeBox) Exec(context.Context, []string, []string) error { return errors.New("not parked") }
-func (b *fakeBox) Listen(context.Context, int) (net.Listener, error) {
-	return nil, errors.New("not parked")
+func (b *fakeBox) Open(context.Context, []sandbox.Port, []netip.Prefix) ([]*os.File, error) {
+	return nil, errors.New("no network")
 }
 func (b *fakeBox) Freeze(context.Context) error {
 	b.mu.Lock()
@@ -557,7 +558,7 @@ func TestAttachment(t *testing.T) {
 		p, _ := newPool(t, d, nil)
 		run(t, p, version(func(v *bawn.Version) { v.Perimeter.Interior.Exec = true }), "{}")
 		got := fmt.Sprintf("%+v", *d.all()[0].attached)
-		if want := "{Code:[/code] Memory:268435456 CPU:1 PIDs:64 Tmp:1048576 Exec:true}"; got != want {
+		if want := "{Code:[/code] Memory:268435456 CPU:1 PIDs:64 Tmp:1048576 Exec:true Files:[]}"; got != want {
 			t.Errorf("attached %s, want %s", got, want)
 		}
 	})

@@ -162,9 +162,10 @@ func commonFiles() []sandbox.File {
 	files := []sandbox.File{
 		text("/etc/passwd", "root:x:0:0:root:/:/sbin/nologin\nfunction:x:993:993:function:/tmp:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"),
 		text("/etc/group", "root:x:0:\nfunction:x:993:\nnogroup:x:65534:\n"),
-		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
-		text("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-		text("/etc/resolv.conf", "# There is no resolver here.\n"),
+		// A name is what the sandbox's own hosts file says, or its own resolver.
+		text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+		{Path: "/etc/hosts", Link: sandbox.HostsFile},
+		{Path: "/etc/resolv.conf", Link: sandbox.ResolverFile},
 	}
 	for _, p := range []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"} {
 		if host, err := filepath.EvalSymlinks(p); err == nil {
@@ -187,7 +188,7 @@ func commonLibraries() []string {
 	return []string{
 		"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libresolv.so.2", "libutil.so.1",
 		"libgcc_s.so.1", "libstdc++.so.6", "libz.so.1", "libssl.so.3", "libcrypto.so.3", "libssl.so.1.1", "libcrypto.so.1.1",
-		"libnss_files.so.2", "libgomp.so.1",
+		"libnss_files.so.2", "libnss_dns.so.2", "libgomp.so.1",
 	}
 }
 

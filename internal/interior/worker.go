@@ -16,12 +16,13 @@ import (
 // Identity is everything an instance is told about itself.
 type Identity struct {
 	Version   *bawn.Version
-	Instance  string // the sandbox's id
-	LogGroup  string // /aws/lambda/NAME
-	LogStream string // YYYY/MM/DD/[VERSION]INSTANCE
-	Region    string // shown to the function only; nothing is there
-	Account   string // twelve digits, shown to the function only
-	Endpoint  bool   // whether there is one in its sandbox, at endpointURL
+	Instance  string            // the sandbox's id
+	LogGroup  string            // /aws/lambda/NAME
+	LogStream string            // YYYY/MM/DD/[VERSION]INSTANCE
+	Region    string            // shown to the function only; nothing is there
+	Account   string            // twelve digits, shown to the function only
+	Endpoint  bool              // whether there is one in its sandbox, at endpointURL
+	Env       map[string]string // of its [Reach]; may be nil
 }
 
 // Region and account that functions see unless the node says otherwise.
@@ -159,6 +160,7 @@ func environmentMap(id *Identity) map[string]string {
 		major := string(v.Runtime)[len("nodejs"):]
 		env["NODE_PATH"] = "/opt/nodejs/node" + major + "/node_modules:/opt/nodejs/node_modules:/var/runtime/node_modules:/var/runtime:/var/task"
 	}
+	maps.Copy(env, id.Env)
 	maps.Copy(env, v.Environment)
 	maps.Copy(env, map[string]string{
 		"_HANDLER":                        v.Handler,

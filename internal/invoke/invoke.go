@@ -245,6 +245,10 @@ func (s *story) outcome(r *bawn.Result, u bawn.Usage, err error) bawn.Record {
 		rec.Detail["cold"] = "true"
 		rec.Detail["init"] = u.Init.String()
 	}
+	if u.Connections > 0 {
+		rec.Detail["connections"] = strconv.Itoa(u.Connections)
+		rec.Detail["sent"], rec.Detail["received"] = strconv.FormatInt(u.Sent, 10), strconv.FormatInt(u.Received, 10)
+	}
 	return rec
 }
 

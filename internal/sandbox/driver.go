@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -40,10 +41,12 @@ type Sandbox interface {
 	Attach(ctx context.Context, a Attachment) error
 	// Exec starts the program of a parked sandbox. Once only, after Attach.
 	Exec(ctx context.Context, args, env []string) error
-	// Listen makes a TCP listener inside the sandbox's network, on its loopback.
-	// It must be called before Attach, so that no code of a function can be there
-	// first.
-	Listen(ctx context.Context, port int) (net.Listener, error)
+	// Open makes sockets inside the sandbox's network, one for each port and in
+	// their order: TCP listeners, and UDP sockets. The ranges in local become that
+	// network's own, so that what is sent to an address there comes to such a
+	// socket, and goes nowhere else. It must be called before Attach, so that no
+	// code of a function can be there first. The caller closes the files.
+	Open(ctx context.Context, ports []Port, local []netip.Prefix) ([]*os.File, error)
 	// Freeze stops all processes from running; Thaw lets them go on.
 	Freeze(ctx context.Context) error
 	Thaw(ctx context.Context) error
@@ -111,24 +114,45 @@ type Attachment struct {
 	Files  []AttachedFile
 }
 
-// AttachedFile is a small file in memory that a sandbox gets with its code. Its
-// path is one of /etc/hosts, /etc/resolv.conf, [CAFile], or below [SecretsDir].
+// AttachedFile is a small file that a sandbox gets with its code. It is in
+// memory, of which no disk sees anything where the kernel can see to that, cannot
+// be changed, and is gone with the sandbox. Its path is one of [HostsFile],
+// [ResolverFile], [CAFile], or a name in [SecretsDir]; what is there its program
+// alone may read.
 type AttachedFile struct {
 	Path string
 	Data []byte
 }
 
-// Where attached files are.
+// Where attached files are. The first two are also /etc/hosts and
+// /etc/resolv.conf in every root, and have a content without being attached: a
+// name for loopback, and a resolver there.
 const (
-	CAFile     = "/run/bawn/ca.pem" // authorities that this sandbox trusts
-	SecretsDir = "/run/secrets"
+	HostsFile    = "/run/bawn/hosts"
+	ResolverFile = "/run/bawn/resolv.conf"
+	CAFile       = "/run/bawn/ca.pem" // authorities that this sandbox trusts
+	SecretsDir   = "/run/secrets"
+)
+
+// Bounds of the files of one attachment.
+const (
+	MaxFiles     = 64
+	MaxFileBytes = 1 << 20
+	MaxFilesSize = 4 << 20 // of all together
 )
 
 // Port is a socket to make inside a sandbox.
 type Port struct {
 	Network string // "tcp" or "udp"
 	Port    int
+	Home    bool // bound to 127.0.0.1 alone, and not to every address there is
 }
+
+// Bounds of one [Sandbox.Open].
+const (
+	MaxPorts = 72
+	MaxLocal = 128 // ranges
+)
 
 // Stats is what a sandbox has used.
 type Stats struct {

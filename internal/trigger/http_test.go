@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -121,8 +122,8 @@ func (b *box) Conn() net.Conn                                   { return b.near 
 func (b *box) Output() *os.File                                 { return b.out }
 func (b *box) Attach(context.Context, sandbox.Attachment) error { return nil }
 func (b *box) Exec(context.Context, []string, []string) error   { return errors.New("not parked") }
-func (b *box) Listen(context.Context, int) (net.Listener, error) {
-	return nil, errors.New("not parked")
+func (b *box) Open(context.Context, []sandbox.Port, []netip.Prefix) ([]*os.File, error) {
+	return nil, errors.New("no network")
 }
 func (b *box) Freeze(context.Context) error { return nil }
 func (b *box) Thaw(context.Context) error   { return nil }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -420,9 +421,9 @@ func (b *box) Attempts() <-chan sandbox.Attempt { return b.attempts }
 func (b *box) Done() <-chan struct{}            { return b.done }
 func (b *box) Exit() sandbox.Exit               { return b.exit }
 
-func (b *box) call(ctx context.Context, req wire.Request) (*wire.Reply, int, error) {
+func (b *box) call(ctx context.Context, req wire.Request, fds ...int) (*wire.Reply, []int, error) {
 	req.ID = b.id
-	return b.s.call(ctx, req)
+	return b.s.call(ctx, req, fds...)
 }
 
 func (b *box) Attach(ctx context.Context, a sandbox.Attachment) error {
@@ -434,10 +435,54 @@ func (b *box) Attach(ctx context.Context, a sandbox.Attachment) error {
 		}
 		code[i] = rel
 	}
-	_, _, err := b.call(ctx, wire.Request{Op: wire.OpAttach, Attach: &wire.Attach{
-		Code: code, Memory: a.Memory, CPU: a.CPU, PIDs: a.PIDs, Tmp: a.Tmp, Exec: a.Exec,
-	}})
+	at := &wire.Attach{Code: code, Memory: a.Memory, CPU: a.CPU, PIDs: a.PIDs, Tmp: a.Tmp, Exec: a.Exec}
+	var fds []int
+	if len(a.Files) > 0 {
+		fd, err := gather(a.Files)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		fds = []int{fd}
+		for _, f := range a.Files {
+			at.Files = append(at.Files, wire.File{Path: f.Path, Size: len(f.Data)})
+		}
+	}
+	_, _, err := b.call(ctx, wire.Request{Op: wire.OpAttach, Attach: at}, fds...)
 	return err
+}
+
+// gather puts files into one in memory, one after the other, sealed: they may be
+// more than a message holds.
+func gather(files []sandbox.AttachedFile) (int, error) {
+	size := 0
+	for _, f := range files {
+		if size += len(f.Data); len(f.Data) > sandbox.MaxFileBytes || size > sandbox.MaxFilesSize || len(files) > sandbox.MaxFiles {
+			return -1, fmt.Errorf("the files of a sandbox are more than %d, or than %d bytes", sandbox.MaxFiles, sandbox.MaxFilesSize)
+		}
+	}
+	fd, err := unix.MemfdCreate("files", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // before Linux 6.3 there was no such flag
+		fd, err = unix.MemfdCreate("files", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return -1, err
+	}
+	for _, f := range files {
+		for left := f.Data; len(left) > 0 && err == nil; {
+			var n int
+			n, err = unix.Write(fd, left)
+			left = left[max(n, 0):]
+		}
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 func (b *box) Exec(ctx context.Context, args, env []string) error {
@@ -445,14 +490,24 @@ func (b *box) Exec(ctx context.Context, args, env []string) error {
 	return err
 }
 
-func (b *box) Listen(ctx context.Context, port int) (net.Listener, error) {
-	_, fd, err := b.call(ctx, wire.Request{Op: wire.OpListen, Port: port})
+func (b *box) Open(ctx context.Context, ports []sandbox.Port, local []netip.Prefix) ([]*os.File, error) {
+	o := &wire.Open{Local: local}
+	for _, p := range ports {
+		o.Ports = append(o.Ports, wire.Port(p))
+	}
+	_, fds, err := b.call(ctx, wire.Request{Op: wire.OpOpen, Open: o})
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "listener")
-	defer f.Close()
-	return net.FileListener(f)
+	if len(fds) != len(ports) {
+		wire.CloseAll(fds)
+		return nil, errors.New("the sandbox helper made another number of sockets")
+	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		files[i] = os.NewFile(uintptr(fd), ports[i].Network)
+	}
+	return files, nil
 }
 
 func (b *box) Freeze(ctx context.Context) error {

@@ -15,10 +15,11 @@ import (
 	"strings"
 
 	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/sandbox/linux/wire"
 )
 
 // mountPoints are in every root, for what is mounted there.
-var mountPoints = []string{"/dev", "/proc", "/tmp", "/var/task", "/opt"}
+var mountPoints = []string{"/dev", "/proc", "/tmp", "/var/task", "/opt", wire.RunDir}
 
 // Bounds of an image; the largest interpreter measured has 6,000 files.
 const (
@@ -88,6 +89,7 @@ func SweepRoots(dir string) error {
 // takes look like now.
 func imageDigest(img sandbox.Image) (string, error) {
 	h := sha256.New()
+	fmt.Fprintln(h, mountPoints) // a root of another Bawn may lack one
 	for _, f := range img.Files {
 		var look string
 		if f.Host != "" {

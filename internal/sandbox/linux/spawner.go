@@ -299,14 +299,14 @@ func (s *spawner) forget(b *box) {
 	s.mu.Unlock()
 }
 
-// call sends one request and waits for its answer. A descriptor in the answer
-// is returned, or -1.
-func (s *spawner) call(ctx context.Context, req wire.Request, fds ...int) (*wire.Reply, int, error) {
+// call sends one request and waits for its answer, and returns that with its
+// descriptors.
+func (s *spawner) call(ctx context.Context, req wire.Request, fds ...int) (*wire.Reply, []int, error) {
 	w := make(chan answer, 1)
 	s.mu.Lock()
 	if s.waiting == nil {
 		s.mu.Unlock()
-		return nil, -1, s.ended
+		return nil, nil, s.ended
 	}
 	s.seq++
 	req.Seq = s.seq
@@ -316,32 +316,25 @@ func (s *spawner) call(ctx context.Context, req wire.Request, fds ...int) (*wire
 		s.mu.Lock()
 		delete(s.waiting, req.Seq)
 		s.mu.Unlock()
-		return nil, -1, fmt.Errorf("ask the sandbox helper: %w", err)
+		return nil, nil, fmt.Errorf("ask the sandbox helper: %w", err)
 	}
 	select {
 	case a, ok := <-w:
 		if !ok {
-			return nil, -1, s.ended
-		}
-		fd := -1
-		if len(a.fds) > 0 {
-			fd = a.fds[0]
-			wire.CloseAll(a.fds[1:])
+			return nil, nil, s.ended
 		}
 		if a.reply.Error != "" {
-			if fd >= 0 {
-				unix.Close(fd)
-			}
-			return nil, -1, fmt.Errorf("sandbox helper: %s: %s", req.Op, a.reply.Error)
+			wire.CloseAll(a.fds)
+			return nil, nil, fmt.Errorf("sandbox helper: %s: %s", req.Op, a.reply.Error)
 		}
-		return a.reply, fd, nil
+		return a.reply, a.fds, nil
 	case <-ctx.Done():
-		go func() { // the answer may carry a descriptor
+		go func() { // the answer may carry descriptors
 			if a, ok := <-w; ok {
 				wire.CloseAll(a.fds)
 			}
 		}()
-		return nil, -1, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -320,7 +321,7 @@ func (s *suite) files(t *testing.T) {
 	if got := a.do("read", "/tmp/d/z").OK; got != "x" {
 		t.Errorf("/tmp/d/z holds %q", got)
 	}
-	if got := a.do("list", "/").OK; got != "dev etc opt proc tmp var" {
+	if got := a.do("list", "/").OK; got != "dev etc opt proc run tmp var" {
 		t.Errorf("root holds %q", got)
 	}
 	if got := a.do("list", "/proc/1/fd"); got.Error == "" {
@@ -495,11 +496,7 @@ func (s *suite) network(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { box.Kill(); <-box.Done() }()
-	ln, err := box.Listen(t.Context(), 9001)
-	if err != nil {
-		t.Fatalf("Listen: %v", err)
-	}
-	defer ln.Close()
+	ln := listen(t, box, sandbox.Port{Network: "tcp", Port: 9001, Home: true})
 	go func() {
 		for {
 			c, err := ln.Accept()
@@ -656,12 +653,27 @@ func (s *suite) attachOnce(t *testing.T) {
 	}
 }
 
+// listen makes one listener in a sandbox.
+func listen(t *testing.T, box sandbox.Sandbox, p sandbox.Port, local ...netip.Prefix) net.Listener {
+	t.Helper()
+	files, err := box.Open(t.Context(), []sandbox.Port{p}, local)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	defer files[0].Close()
+	ln, err := net.FileListener(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
 // listenFirst holds that nobody listens where a function could have been before:
 // it would take the platform's place.
 func (s *suite) listenFirst(t *testing.T) {
 	a := s.start(t, nil)
-	if ln, err := a.Listen(t.Context(), 9001); err == nil {
-		ln.Close()
+	if _, err := a.Open(t.Context(), []sandbox.Port{{Network: "tcp", Port: 9001}}, nil); err == nil {
 		t.Error("a listener was made after a function was attached")
 	}
 	if got := a.do("dial", "tcp", "127.0.0.1:9001"); got.Error == "" {

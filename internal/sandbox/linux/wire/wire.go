@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sync"
 
@@ -24,7 +25,7 @@ import (
 // environment.
 const (
 	MaxMessage = 160 << 10
-	MaxFiles   = 4
+	MaxFiles   = MaxPorts // descriptors
 )
 
 // PrepareCommand is the argument with which the keeper starts the preparer of
@@ -48,7 +49,7 @@ const (
 	OpStart   Op = "start"
 	OpAttach  Op = "attach"
 	OpExec    Op = "exec"
-	OpListen  Op = "listen"
+	OpOpen    Op = "open"
 	OpFreeze  Op = "freeze"
 	OpThaw    Op = "thaw"
 	OpInspect Op = "inspect"
@@ -76,7 +77,7 @@ type Request struct {
 	Start  *Start  `json:"start,omitempty"`
 	Attach *Attach `json:"attach,omitempty"`
 	Exec   *Exec   `json:"exec,omitempty"`
-	Port   int     `json:"port,omitempty"`
+	Open   *Open   `json:"open,omitempty"`
 }
 
 // Image tells the spawner of a prepared root.
@@ -107,6 +108,27 @@ type Attach struct {
 	PIDs   int      `json:"pids"`
 	Tmp    int64    `json:"tmp"`
 	Exec   bool     `json:"exec"`
+	Files  []File   `json:"files,omitempty"` // one descriptor comes along, in which they are one after the other
+}
+
+// File is one file of an [Attach].
+type File struct {
+	Path string `json:"path"`
+	Size int    `json:"size"` // bytes
+}
+
+// Open asks for sockets in a sandbox's network. They come with the answer, in the
+// order of the ports.
+type Open struct {
+	Ports []Port         `json:"ports"`
+	Local []netip.Prefix `json:"local,omitempty"`
+}
+
+// Port mirrors sandbox.Port.
+type Port struct {
+	Network string `json:"network"`
+	Port    int    `json:"port"`
+	Home    bool   `json:"home,omitempty"`
 }
 
 // Reply goes from the spawner to the server: an answer if Seq is set, an event
@@ -164,6 +186,7 @@ type Exit struct {
 type Setup struct {
 	Root     string   `json:"root"`   // the image's mount in the inherited namespace
 	Share    string   `json:"share"`  // the folder through which code arrives
+	Run      string   `json:"run"`    // the folder with its files
 	Dev      string   `json:"dev"`    // the prepared /dev
 	Empty    string   `json:"empty"`  // an empty folder, to mask with
 	Null     string   `json:"null"`   // the null device, to mask with

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"bawn.dev/bawn/internal/sandbox/linux/wire"
+)
+
+// Folders of the working file system for what sandboxes have in /run: the one is
+// written here, the other is the same and read-only, and sandboxes have a part of
+// that.
+const (
+	filesDir  = "f"
+	filesView = "v"
+)
+
+// filesSize bounds what the files of all sandboxes take together.
+const filesSize = "1g"
+
+// Files that every sandbox has, unless it is given others: a name for loopback,
+// and where to ask for all else.
+var defaultFiles = map[string]string{
+	"hosts":       "127.0.0.1 localhost\n::1 localhost\n",
+	"resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+}
+
+// mountFiles makes a file system in memory, of which no page is ever written to
+// a disk where the kernel lets this process say so: that of the host's root can,
+// since Linux 6.4.
+func mountFiles(rootless bool) error {
+	const flags, data = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=0711,size=" + filesSize
+	err := error(unix.EINVAL)
+	if !rootless {
+		err = unix.Mount("bawn", filesDir, "tmpfs", flags, data+",noswap")
+	}
+	if err == unix.EINVAL {
+		err = unix.Mount("bawn", filesDir, "tmpfs", flags, data)
+	}
+	if err != nil {
+		return fmt.Errorf("mount the folder of files: %w", err)
+	}
+	for name, text := range defaultFiles {
+		if err := os.WriteFile(filesDir+"/."+name, []byte(text), 0o444); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mount(filesDir, filesView, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", filesView, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
+}
+
+// makeFiles makes what a sandbox has in /run before it is a function's.
+func (b *box) makeFiles(uid uint32) error {
+	if b.uid = int(uid) + 1; b.s.rootless {
+		b.uid = 0
+	}
+	dir := filesDir + "/" + b.name
+	for _, d := range []string{dir, dir + "/bawn", dir + "/" + wire.SecretsDir} {
+		if err := unix.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	for name := range defaultFiles {
+		if err := unix.Link(filesDir+"/."+name, dir+"/bawn/"+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *box) removeFiles() { os.RemoveAll(filesDir + "/" + b.name) }
+
+// writeFiles puts files, which are one after the other in fd, where a sandbox
+// sees them. What is secret only its program may read. The names were checked.
+func (b *box) writeFiles(files []wire.File, fd int) error {
+	// From a sealed file in memory reading neither waits nor changes what was read.
+	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
+	if got, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err != nil || got&seals != seals {
+		return errors.New("want a sealed file in memory")
+	}
+	b.life.Lock() // or what is written here may be there after the end
+	defer b.life.Unlock()
+	if b.cleared {
+		return errEnded
+	}
+	var at int64
+	for _, f := range files {
+		data := make([]byte, f.Size)
+		if f.Size > 0 {
+			if n, err := unix.Pread(fd, data, at); err != nil || n != f.Size {
+				return errors.New("less is there than was said")
+			}
+		}
+		at += int64(f.Size)
+		inside := strings.TrimPrefix(f.Path, wire.RunDir+"/")
+		mode, owner := uint32(0o444), -1
+		if path.Dir(inside) == wire.SecretsDir {
+			mode, owner = 0o400, b.uid
+		}
+		name := filesDir + "/" + b.name + "/" + inside
+		if err := unix.Unlink(name); err != nil && err != unix.ENOENT { // one of the default ones, which others have too
+			return err
+		}
+		if err := writeNew(name, data, mode, owner); err != nil {
+			return err
+		}
+		clear(data)
+	}
+	return nil
+}
+
+func writeNew(name string, data []byte, mode uint32, owner int) error {
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(data)
+	if owner > 0 {
+		err = errors.Join(err, f.Chown(owner, owner))
+	}
+	return errors.Join(err, f.Close())
+}
