@@ -356,7 +356,7 @@ type span struct {
 type kind int8
 
 const (
-	plain kind = iota
+	plainText kind = iota
 	base64Text
 	hexText
 )
@@ -411,7 +411,7 @@ func (s *scan) read(p []byte) {
 			s.raw = r.step(before, b)
 		}
 		if n := r.nodes[s.raw].found; n > 0 {
-			s.mark(s.pos+1-int64(n), s.pos+1, plain)
+			s.mark(s.pos+1-int64(n), s.pos+1, plainText)
 		}
 		c := classes[b]
 		if c&(inBase64|inHex) != 0 || s.b64.n > 0 || s.hex.n > 0 {
@@ -476,11 +476,11 @@ func (s *scan) finish() {
 			s.literal(e)
 		}
 		if d, ok := half(e.state); ok {
-			s.mark(e.trail.at(e.n-d), s.pos, plain)
+			s.mark(e.trail.at(e.n-d), s.pos, plainText)
 		}
 	}
 	if d, ok := half(s.raw); ok {
-		s.mark(s.pos-d, s.pos, plain)
+		s.mark(s.pos-d, s.pos, plainText)
 	}
 	for _, g := range []struct {
 		*digits
@@ -504,7 +504,7 @@ func (s *scan) emit(dst, text []byte, hold int64) []byte {
 			n := min(s.until, hold) - s.off
 			for _, b := range text[s.off-first : s.off-first+n] {
 				switch {
-				case s.kind == plain:
+				case s.kind == plainText:
 				case classes[b]&inBase64 == 0: // a line break or a separator
 					dst = append(dst, b)
 				case s.kind == hexText:
@@ -527,7 +527,7 @@ func (s *scan) emit(dst, text []byte, hold int64) []byte {
 		if begin {
 			s.until, s.kind, s.filled = s.spans[0].to, s.spans[0].kind, 0
 			s.spans = s.spans[1:]
-			if s.kind == plain {
+			if s.kind == plainText {
 				dst = append(dst, s.r.marker...)
 			}
 		}
@@ -781,7 +781,7 @@ func (s *scan) follow(e *escape, v byte) {
 	e.state = s.r.step(e.state, v)
 	e.n++
 	if n := s.r.nodes[e.state].found; n > 0 {
-		s.mark(e.trail.at(e.n-int64(n)), s.pos+1-int64(len(e.pending)), plain)
+		s.mark(e.trail.at(e.n-int64(n)), s.pos+1-int64(len(e.pending)), plainText)
 	}
 }
 
