@@ -47,6 +47,7 @@ internal/secret: . internal/policy internal/store
 
 internal/ingress: . internal/identity internal/policy internal/store
 internal/interior: . internal/sandbox
+internal/egress: . internal/policy internal/sandbox
 internal/deploy: . internal/store
 
 internal/invoke: . internal/evidence internal/ingress internal/interior
@@ -89,7 +90,7 @@ golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
-golang.org/x/net/: internal/manifest
+golang.org/x/net/: internal/egress internal/manifest
 github.com/santhosh-tekuri/jsonschema/: internal/manifest
 github.com/prometheus/: internal/node
 github.com/coreos/go-oidc/: internal/identity

@@ -109,6 +109,9 @@ type SecretGrant struct {
 	GrantedBy string    `json:"grantedBy"`
 }
 
+// EverythingPorts returns the ports of [Egress.Everything].
+func EverythingPorts() []int { return []int{80, 443} }
+
 // Defaults and bounds of the egress; docs/limits.md lists them with their
 // manifest keys.
 const (

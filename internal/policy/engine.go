@@ -4,6 +4,7 @@ package policy
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,11 @@ const (
 type Object struct {
 	Kind Kind
 	ID   string
+
+	// Of a host or a database: what a rule's pattern stands for this time, and
+	// where. Name is a name in lower case or an address.
+	Name string
+	Port int
 }
 
 // Request is one question to the engine.
@@ -75,6 +81,7 @@ type Request struct {
 	Source     string             // the caller's address
 	Public     *bawn.PublicAccess // of the route, if it is public
 	Object     Object             // what is wanted, if that is no function and no tenant
+	Detail     map[string]string  // for the record only; not changed
 	// Without says what is missing beside what rules can say, such as a grant: then it
 	// is denied for that reason. Fix is the way out.
 	Without, Fix string
@@ -222,6 +229,8 @@ func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 		switch {
 		case d.failed:
 			r.Control = "A3"
+		case req.Action == Egress:
+			r.Control = "C2"
 		case req.Action == Secret:
 			r.Control = "E2"
 		case req.Caller != nil || len(req.Chain) > 0:
@@ -258,8 +267,12 @@ func detail(req *Request, d *Decision) map[string]string {
 			m["alias"] = q
 		}
 	}
-	if req.Object.Kind != "" {
-		m["object"] = string(req.Object.Kind) + ":" + req.Object.ID
+	maps.Copy(m, req.Detail)
+	if o := req.Object; o.Kind != "" {
+		m["object"] = string(o.Kind) + ":" + o.ID
+		if o.Name != "" {
+			m["host"], m["port"] = o.Name, strconv.Itoa(o.Port)
+		}
 	}
 	if len(d.Policies) > 0 {
 		m["policies"] = strings.Join(d.Policies, ",")

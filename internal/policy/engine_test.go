@@ -121,11 +121,11 @@ func about(p bawn.Principal, a Action, tenant, function string) Request {
 	case Backup:
 		req.Object = Object{Kind: Installation}
 	case Grant, Secret:
-		req.Object = Object{Vault, "stripe"}
+		req.Object = Object{Kind: Vault, ID: "stripe"}
 	case Egress:
-		req.Object = Object{Host, "api.example:443"}
+		req.Object = Object{Kind: Host, ID: "api.example:443"}
 	case Publish:
-		req.Object = Object{Topic, "orders"}
+		req.Object = Object{Kind: Topic, ID: "orders"}
 	}
 	return req
 }
