@@ -194,6 +194,7 @@ func (e *Engine) Forget(tenant, function string) {
 			delete(c.sets, key)
 		}
 	}
+	e.asked.forget() // it would keep what is not there any more
 }
 
 func cutName(s string) (tenant, name string, ok bool) { return strings.Cut(s, "/") }

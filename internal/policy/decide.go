@@ -164,16 +164,16 @@ func (q *question) ask(o *outcome, manifest *own) {
 			tenant = q.guards.of(q.req.Resource.Tenant)
 		}
 	}
-	slices := [6]*slice{q.e.base.slices[q.action]}
+	asked := asked{q.e.base.slices[q.action]}
 	if manifest != nil {
 		switch Action(q.action.ID) {
 		case Invoke:
 			if q.req.Route != nil && q.req.Caller == nil {
-				slices[1] = manifest.routes[routeText(q.req.Route)]
+				asked[1] = manifest.routes[routeText(q.req.Route)]
 			}
-			slices[2] = manifest.callers
+			asked[2] = manifest.callers
 		case Call:
-			slices[1] = manifest.calls
+			asked[1] = manifest.calls
 		}
 	}
 	for i, g := range [2]*scope{whole, tenant} {
@@ -182,18 +182,26 @@ func (q *question) ask(o *outcome, manifest *own) {
 		case g.broken != "":
 			o.failed = append(o.failed, g.broken)
 		default:
-			slices[4+i] = g.set.slices[q.action]
+			asked[3+i] = g.set.slices[q.action]
 		}
 	}
 	needs := attributes(0)
-	for _, sl := range slices {
+	for _, sl := range asked {
 		if sl != nil {
 			needs |= sl.needs
 		}
 	}
+	key, same := q.key(asked, needs)
+	if same && q.e.asked.get(&key, o) {
+		return
+	}
 	req := cedar.Request{Principal: q.principal.UID, Action: q.action, Resource: q.resource.UID, Context: q.context(needs)}
-	for _, sl := range slices {
+	broken := len(o.failed)
+	for _, sl := range asked {
 		o.add(sl, q, &req)
+	}
+	if same && len(o.failed) == broken {
+		q.e.asked.put(&key, o)
 	}
 }
 

@@ -129,6 +129,7 @@ type Engine struct {
 	stored   guardTable
 	compiled compiled
 	entities entities
+	asked    answers
 
 	// What most questions need is made once.
 	actions                       []types.EntityUID

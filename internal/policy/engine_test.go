@@ -320,6 +320,76 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 }
 
+// What the rules said once is not asked for again, and holds only as long as
+// everything that it came from; control A3.
+func TestA3KeptAnswersHoldNoLonger(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	e, _, s := open(t, func() time.Time { return at })
+	if err := e.OpenGuardrails(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	v := made("f", []string{"role:ops"}, nil)
+	v.Digest = "sha256:1"
+	v.Perimeter.Ingress.HTTP = []bawn.Route{{Method: "GET", Path: "/keyed"}, {Method: "GET", Path: "/open",
+		Access: bawn.Access{Public: &bawn.PublicAccess{Reason: "a shop", Until: at.Add(time.Hour)}}}}
+	req := Request{Principal: key("main", "ops"), Action: Invoke, Resource: v.Ref(), Target: v, Trigger: "lambda"}
+	with := func(change func(r *Request)) Request {
+		r := req
+		change(&r)
+		return r
+	}
+	ask := func(what string, want bool, r Request) {
+		t.Helper()
+		for range 3 { // the first may be asked, the others are known
+			if d := e.Ask(r); d.Allow != want {
+				t.Errorf("%s: %v, want %v: %s", what, d.Allow, want, d.Reason)
+			}
+		}
+	}
+	set := func(text string) {
+		t.Helper()
+		if _, err := e.SetGuardrail(t.Context(), "main", "g", text, "key:1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("a role of the callers", true, req)
+	if n := len(e.asked.kept); n != 1 {
+		t.Fatalf("%d answers are kept", n)
+	}
+	ask("another role", false, with(func(r *Request) { r.Principal.Roles = []bawn.Role{"dev"} }))
+	ask("the role again", true, req)
+	ask("another function held to", false, with(func(r *Request) { r.Principal.Functions = []string{"g"} }))
+	ask("another action", false, with(func(r *Request) { r.Action, r.Target = Deploy, nil }))
+	narrow := *v
+	narrow.Number, narrow.Digest, narrow.Perimeter.Ingress.Callers = 2, "sha256:2", nil
+	ask("another version", false, with(func(r *Request) { r.Target, r.Resource = &narrow, narrow.Ref() }))
+
+	keyed, public := &v.Perimeter.Ingress.HTTP[0], &v.Perimeter.Ingress.HTTP[1]
+	stranger := with(func(r *Request) {
+		r.Principal, r.Trigger, r.Route, r.Public = bawn.Anonymous(), "http", public, public.Access.Public
+	})
+	ask("a public route", true, stranger)
+	ask("a keyed route", false, with(func(r *Request) { r.Principal, r.Trigger, r.Route = bawn.Anonymous(), "http", keyed }))
+	at = at.Add(2 * time.Hour)
+	ask("a route that was public", false, stranger)
+
+	set(`forbid (principal, action == Bawn::Action::"invoke", resource) when { context.trigger == "lambda" };`)
+	ask("a guardrail against the trigger", false, req)
+	ask("another trigger", true, with(func(r *Request) { r.Trigger = "schedule" }))
+	set(`forbid (principal, action == Bawn::Action::"invoke", resource) when { context has route && context.route == "GET /a" };`)
+	ask("the guardrail changed", true, req)
+	ask("a guardrail against the route", false, with(func(r *Request) { r.Route = &bawn.Route{Method: "GET", Path: "/a"} }))
+	ask("another method", true, with(func(r *Request) { r.Route = &bawn.Route{Method: "POST", Path: "/a"} }))
+	ask("another route", true, with(func(r *Request) { r.Route = &bawn.Route{Method: "GET", Path: "/b"} }))
+	set(`forbid (principal, action == Bawn::Action::"invoke", resource);`)
+	ask("a guardrail against all", false, req)
+	set(`forbid (principal, action == Bawn::Action::"deploy", resource);`)
+	ask("a guardrail against something else", true, req)
+	set(`forbid (principal, action == Bawn::Action::"invoke", resource) when { context has source && context.source.isLoopback() };`)
+	ask("a guardrail against the source", false, with(func(r *Request) { r.Source = "127.0.0.1" }))
+	ask("another source", true, with(func(r *Request) { r.Source = "192.0.2.1" }))
+}
+
 func BenchmarkAuthorize(b *testing.B) {
 	e, _, _ := open(b, nil)
 	req := Request{Principal: key("main", bawn.RoleInvoker), Action: Invoke, Resource: bawn.Ref{Tenant: "main", Function: "f"}, Invocation: bawn.NewID(), Source: "127.0.0.1"}

@@ -222,8 +222,10 @@ func TestA3FailingRuleDenies(t *testing.T) {
 	s := e.withGuardrail(nil, "g", nil)
 	s.set = newSet([]rule{parsed(t, "guardrail:g#1", `forbid (principal, action, resource) when { principal.nothing };`)}, e.actions, nil)
 	e.guards.Store(e.guards.Load().with("main", &scope{byName: map[string]*Guardrail{"g": {}}, set: s.set}))
-	if d := e.Ask(Request{Principal: key("main", bawn.RoleAdmin), Action: Invoke, Resource: bawn.Ref{Tenant: "main", Function: "f"}}); d.Allow || !d.failed {
-		t.Errorf("%+v", d)
+	for range 2 { // what failed is not taken for known
+		if d := e.Ask(Request{Principal: key("main", bawn.RoleAdmin), Action: Invoke, Resource: bawn.Ref{Tenant: "main", Function: "f"}}); d.Allow || !d.failed {
+			t.Errorf("%+v", d)
+		}
 	}
 }
 
