@@ -47,7 +47,7 @@ internal/secret: . internal/policy internal/store
 
 internal/ingress: . internal/identity internal/policy internal/store
 internal/interior: . internal/sandbox
-internal/egress: . internal/policy internal/sandbox
+internal/egress: . internal/policy internal/sandbox internal/secret
 internal/deploy: . internal/store
 
 internal/invoke: . internal/evidence internal/ingress internal/interior
@@ -60,6 +60,7 @@ internal/node: . client internal/api internal/backup internal/control internal/d
 
 internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node
 bawntest: . client internal/node
+bawntest/pgtest:
 
 cmd/bawn: internal/cli
 cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/filter internal/sandbox/linux/wire
@@ -86,6 +87,7 @@ github.com/schollz/progressbar/: internal/cli
 golang.org/x/term: internal/cli
 filippo.io/age: internal/backup
 github.com/tink-crypto/: internal/secret
+github.com/jackc/pgx/: internal/egress bawntest/pgtest
 golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
@@ -113,6 +115,7 @@ github.com/aws/aws-sdk-go-v2/: bawntest internal/identity
 github.com/aws/smithy-go: bawntest
 github.com/go-jose/: bawntest internal/identity
 golang.org/x/sys/: any
+github.com/jackc/pgx/: internal/egress
 gvisor.dev/: internal/sandbox/
 github.com/moby/: internal/sandbox/ cmd/bawn-sandbox
 go.yaml.in/yaml/: internal/manifest

@@ -93,4 +93,21 @@ if [ ! -e tools/oidc/node_modules/.package-lock.json ] || [ tools/oidc/package-l
 	touch tools/oidc/node_modules/.package-lock.json
 fi
 
+# Databases, and clients of theirs: tests start them as nobody, on loopback.
+missing=""
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
+[ -e /usr/lib/python3/dist-packages/pg8000 ] || missing="$missing python3-pg8000"
+[ -e /usr/lib/python3/dist-packages/pymysql ] || missing="$missing python3-pymysql"
+need redis-server redis-server
+[ -x /usr/sbin/mariadbd ] || missing="$missing mariadb-server-core"
+# shellcheck disable=SC2086 # a list of package names
+[ -z "$missing" ] || install $missing
+if [ ! -e tools/postgres/node_modules/.package-lock.json ] || [ tools/postgres/package-lock.json -nt tools/postgres/node_modules/.package-lock.json ]; then
+	command -v npm >/dev/null 2>&1 || install npm
+	say "npm ci (into tools/postgres/node_modules, for tests)"
+	(cd tools/postgres && npm ci --loglevel=error --no-audit --no-fund --ignore-scripts </dev/null >/dev/null) ||
+		die "the PostgreSQL client of the tests could not be installed: see what npm says above, and run 'make setup' again"
+	touch tools/postgres/node_modules/.package-lock.json
+fi
+
 say "ready: $(GOTOOLCHAIN=local go env GOVERSION), $(ls /usr/bin/python3.1[123] | xargs -n 1 basename | tr '\n' ' ')node $(node -p process.versions.node)"

@@ -19,6 +19,7 @@ import (
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/secret"
 )
 
 // Config says what a [Broker] works with. Authorize and Guard are needed.
@@ -27,6 +28,7 @@ type Config struct {
 	// [policy.Engine.Authorize].
 	Authorize func(ctx context.Context, req policy.Request) (policy.Decision, error)
 	Guard     *Guard           // where connections to the outside are made
+	Secrets   *secret.Vault    // nil: nothing has secrets
 	Errors    *slog.Logger     // what went wrong and has no caller to tell; nil discards
 	Now       func() time.Time // nil means time.Now
 }
@@ -86,7 +88,8 @@ type attached struct {
 	slots     chan struct{} // one for each open connection of the function
 	quiet     quiet
 	names     names
-	running   sync.WaitGroup // the goroutines of this instance
+	databases map[string]*binding // by name; not changed after Attach
+	running   sync.WaitGroup      // the goroutines of this instance
 
 	mu     sync.Mutex
 	run    *serving // nil while no invocation runs

@@ -209,7 +209,13 @@ func (p *plan) local() []netip.Prefix {
 
 // hosts returns the hosts file; nil if there is nothing to say.
 func (p *plan) hosts() []byte {
-	if len(p.addrs) == 0 {
+	var servers []string // of databases, which no rule gives an address
+	for i := range p.egress.Databases {
+		if name := forwardedName(&p.egress.Databases[i]); name != "" && !p.addrs[name].IsValid() {
+			servers = append(servers, name)
+		}
+	}
+	if len(p.addrs)+len(servers) == 0 {
 		return nil
 	}
 	var b bytes.Buffer
@@ -218,6 +224,9 @@ func (p *plan) hosts() []byte {
 		if pt.name != "" && p.names[p.addrs[pt.name]] != "" {
 			fmt.Fprintf(&b, "%s %s\n", p.addrs[pt.name], pt.name)
 		}
+	}
+	for _, name := range slices.Compact(servers) {
+		fmt.Fprintf(&b, "127.0.0.1 %s\n", name)
 	}
 	return b.Bytes()
 }
@@ -301,13 +310,13 @@ func (t *target) object() policy.Object {
 func (a *attached) find(run *serving, local netip.AddrPort) *target {
 	addr, port := local.Addr().Unmap(), int(local.Port())
 	t := &target{run: run, inside: port, port: port}
-	if addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
-		for i := range a.plan.egress.Databases {
-			if d := &a.plan.egress.Databases[i]; d.Port == port {
-				t.database = d
-				t.name, t.addr, t.port = splitAddress(d.Address)
-				return t
-			}
+	own := a.plan.names[addr]
+	for i := range a.plan.egress.Databases {
+		d := &a.plan.egress.Databases[i]
+		if d.Port == port && (addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || own != "" && own == forwardedName(d)) {
+			t.database = d
+			t.name, t.addr, t.port = splitAddress(d.Address)
+			return t
 		}
 	}
 	if t.name = a.plan.names[addr]; t.name == "" {
