@@ -169,6 +169,9 @@ func TestAuthorisationMatrix(t *testing.T) {
 			if strings.HasPrefix(r.path, "/v1/policies/") {
 				return r.method == "GET"
 			}
+			if strings.HasPrefix(r.path, "/v1/secrets") {
+				return r.method == "GET"
+			}
 			return !strings.HasPrefix(r.path, "/v1/keys") && !strings.HasSuffix(r.path, "/invocations") && !strings.HasPrefix(r.path, "/v1/approvals/")
 		case "viewer":
 			return (r.method == "GET" || r.method == "HEAD") && !strings.HasPrefix(r.path, "/v1/keys")

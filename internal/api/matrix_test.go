@@ -20,7 +20,7 @@ import (
 // A form is one way to name things in a request. What stands in angle brackets
 // is the id of another tenant's thing, or one that nobody has: <function>,
 // <alias>, <artifact>, <approval>, <key>, <invocation>, <record>, <index>,
-// <guardrail>, <issuer>, <revocation>, <tenant>, and <name> of a key. The function
+// <guardrail>, <secret>, <issuer>, <revocation>, <tenant>, and <name> of a key. The function
 // own is the caller's.
 type form struct {
 	path, body string
@@ -119,6 +119,19 @@ var named = map[string][]form{
 	},
 	"DELETE /v1/revocations/{id}": {{path: "/v1/revocations/<revocation>"}},
 
+	"GET /v1/secrets":                  {},
+	"GET /v1/secrets/{name}":           {{path: "/v1/secrets/<secret>"}},
+	"PUT /v1/secrets/{name}":           {{path: "/v1/secrets/<secret>", body: `value`}},
+	"POST /v1/secrets/{name}/versions": {{path: "/v1/secrets/<secret>/versions?window=0s", body: `value`}},
+	"GET /v1/secrets/{name}/users":     {{path: "/v1/secrets/<secret>/users"}},
+	"PUT /v1/secrets/{name}/grants/{function}": {
+		{path: "/v1/secrets/<secret>/grants/own"}, {path: "/v1/secrets/<secret>/grants/<function>"},
+	},
+	"DELETE /v1/secrets/{name}/grants/{function}": {
+		{path: "/v1/secrets/<secret>/grants/own"}, {path: "/v1/secrets/<secret>/grants/<function>"},
+	},
+	"DELETE /v1/secrets/{name}": {{path: "/v1/secrets/<secret>"}},
+
 	"GET /v1/keys":         {},
 	"POST /v1/keys":        {{path: "/v1/keys", body: `{"name": "made", "role": "viewer", "functions": ["<function>"]}`}},
 	"DELETE /v1/keys/{id}": {{path: "/v1/keys/<key>"}},
@@ -187,6 +200,10 @@ func newMatrix(t *testing.T) *matrix {
 	must(err)
 	revoked, err := m.acme.Revoke(ctx, client.NewRevocation{Principal: "user:staff:eve-of-acme"})
 	must(err)
+	_, err = m.acme.CreateSecret(ctx, "ledger", []byte("only-acme-knows"))
+	must(err)
+	_, err = m.acme.GrantSecret(ctx, "ledger", "vault")
+	must(err)
 	// An attempt to call is an invocation, on a host without sandboxes too.
 	if inv, err := m.acme.Invoke(ctx, "vault", "", []byte(`{}`)); err == nil {
 		inv.Body.Close()
@@ -203,13 +220,13 @@ func newMatrix(t *testing.T) *matrix {
 	}
 	m.foreign = map[string]string{
 		"function": "vault", "alias": "steady", "artifact": digest, "approval": wide.Pending.ID, "key": key.Key.ID, "invocation": last.Invocation,
-		"record": last.ID, "index": strconv.FormatInt(last.Index, 10), "guardrail": "hedge", "issuer": "staff", "revocation": revoked.ID, "tenant": "acme", "name": "theirs-only",
+		"record": last.ID, "index": strconv.FormatInt(last.Index, 10), "guardrail": "hedge", "secret": "ledger", "issuer": "staff", "revocation": revoked.ID, "tenant": "acme", "name": "theirs-only",
 	}
 	m.absent = map[string]string{
 		"function": "vaulx", "alias": "steadx", "artifact": "sha256:" + strings.Repeat("7", 64), "approval": bawn.NewID(), "key": strings.Repeat("5", 16), "invocation": bawn.NewID(),
-		"record": bawn.NewID(), "index": strings.Repeat("9", 9), "guardrail": "hedgx", "issuer": "stafx", "revocation": strings.Repeat("6", 16), "tenant": "acmx", "name": "theirs-onlx",
+		"record": bawn.NewID(), "index": strings.Repeat("9", 9), "guardrail": "hedgx", "secret": "ledgex", "issuer": "stafx", "revocation": strings.Repeat("6", 16), "tenant": "acmx", "name": "theirs-onlx",
 	}
-	m.marks = []string{"of acme alone", "acme keeps it", "513MiB", "theirs-only", "staff.example.org", "eve-of-acme", digest, wide.Pending.ID, key.Key.ID, last.ID, last.Invocation, revoked.ID}
+	m.marks = []string{"of acme alone", "acme keeps it", "513MiB", "theirs-only", "staff.example.org", "eve-of-acme", "only-acme-knows", digest, wide.Pending.ID, key.Key.ID, last.ID, last.Invocation, revoked.ID}
 
 	// Who tries, each with a function of its own.
 	globex := tenant("globex")

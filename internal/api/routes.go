@@ -65,6 +65,15 @@ func (a *api) routes() []route {
 		on(a, http.MethodPost, "/v1/keys", "createKey", "Create a key; the answer holds its secret, once", a.createKey, status(http.StatusCreated)),
 		on(a, http.MethodDelete, "/v1/keys/{id}", "revokeKey", "End a key at once", a.revokeKey, status(http.StatusNoContent)),
 
+		on(a, http.MethodGet, "/v1/secrets", "listSecrets", "List secrets, without their values", a.listSecrets),
+		on(a, http.MethodGet, "/v1/secrets/{name}", "getSecret", "Get a secret's versions and grants, without its values", a.getSecret),
+		on(a, http.MethodPut, "/v1/secrets/{name}", "createSecret", "Keep a secret: the body is the value", a.createSecret, rawBody("application/octet-stream", bawn.MaxSecretBytes), status(http.StatusCreated)),
+		on(a, http.MethodDelete, "/v1/secrets/{name}", "removeSecret", "Wipe a secret with its versions and grants", a.removeSecret, status(http.StatusNoContent)),
+		on(a, http.MethodPost, "/v1/secrets/{name}/versions", "rotateSecret", "Give a secret a new value: the body", a.rotateSecret, rawBody("application/octet-stream", bawn.MaxSecretBytes)),
+		on(a, http.MethodGet, "/v1/secrets/{name}/users", "secretUsers", "Say who may use a secret, and who has", a.secretUsers),
+		on(a, http.MethodPut, "/v1/secrets/{name}/grants/{function}", "grantSecret", "Let a function use a secret", a.grantSecret),
+		on(a, http.MethodDelete, "/v1/secrets/{name}/grants/{function}", "revokeSecret", "Take a grant back, at once", a.revokeSecret),
+
 		on(a, http.MethodGet, "/v1/login", "login", "Say where to log in", a.login, public),
 		on(a, http.MethodGet, "/v1/whoami", "whoami", "Say who the caller is known as", a.whoami),
 		on(a, http.MethodGet, "/v1/issuers", "listIssuers", "List who vouches for users and certificates", a.listIssuers),
@@ -132,7 +141,7 @@ func status(code int) func(*huma.Operation) {
 func rawBody(mime string, most int64) func(*huma.Operation) {
 	return func(op *huma.Operation) {
 		op.Metadata = map[string]any{rawBodyKey: &huma.RequestBody{
-			Required:    mime == "application/zip",
+			Required:    mime != "application/json",
 			Description: "At most " + strconv.FormatInt(most, 10) + " bytes",
 			Content:     map[string]*huma.MediaType{mime: {Schema: rawSchema(mime)}},
 		}}

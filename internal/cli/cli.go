@@ -78,6 +78,7 @@ func commands() []command {
 		{"explain", newExplain},
 		{"policy", newPolicy},
 		{"key", newKey},
+		{"secret", newSecret},
 		{"tenant", newTenant},
 		{"backup", newBackup},
 		{"state", newState},

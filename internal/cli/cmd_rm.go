@@ -27,14 +27,8 @@ elsewhere it needs --yes. What the evidence holds about the function stays.`,
 				return err
 			}
 			if !yes {
-				if !a.inTTY {
-					return usagef("rm asks before it removes %s, and there is no terminal to ask on: add --yes", name)
-				}
-				fmt.Fprintf(a.Err, "Remove %s with all its versions? Type its name to confirm: ", name)
-				line, _ := bufio.NewReader(a.In).ReadString('\n')
-				if strings.TrimSpace(line) != name {
-					fmt.Fprintln(a.Err, "Nothing was removed.")
-					return &silentError{exitFailure}
+				if err := a.confirm(name, "Remove "+name+" with all its versions?"); err != nil {
+					return err
 				}
 			}
 			c, err := a.client()
@@ -50,4 +44,18 @@ elsewhere it needs --yes. What the evidence holds about the function stays.`,
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	a.addOutput(c)
 	return c
+}
+
+// confirm has whoever is at the terminal type the name of what is removed.
+func (a *app) confirm(name, question string) error {
+	if !a.inTTY {
+		return usagef("rm asks before it removes %s, and there is no terminal to ask on: add --yes", name)
+	}
+	fmt.Fprintf(a.Err, "%s Type its name to confirm: ", question)
+	line, _ := bufio.NewReader(a.In).ReadString('\n')
+	if strings.TrimSpace(line) != name {
+		fmt.Fprintln(a.Err, "Nothing was removed.")
+		return &silentError{exitFailure}
+	}
+	return nil
 }

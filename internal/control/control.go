@@ -27,6 +27,7 @@ import (
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -55,6 +56,7 @@ type Config struct {
 	Evidence *evidence.Log
 	Logs     *evidence.Logs
 	Tenants  *Tenants
+	Vault    *secret.Vault // nil: nothing asks for secrets
 	// Halt ends whatever of a tenant runs, at once. nil: nothing runs.
 	Halt func(tenant string)
 	// Belongings are what goes with a tenant beside what control and Keys keep.
@@ -89,6 +91,7 @@ type Control struct {
 	removed   *store.Table[removal]       // tenant.name
 	approvals *store.Table[request]       // tenant.id
 
+	started time.Time
 	testing chan struct{} // holds one for each version that is being tested
 
 	// mu is held while a change is decided on and written. Without it two
@@ -130,7 +133,7 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 	if cfg.Halt == nil {
 		cfg.Halt = func(string) {}
 	}
-	c := &Control{cfg: cfg, testing: make(chan struct{}, maxTesting)}
+	c := &Control{cfg: cfg, started: cfg.Now(), testing: make(chan struct{}, maxTesting)}
 	var err error
 	if c.functions, err = store.OpenTable[bawn.Function](ctx, cfg.Store, "functions"); err != nil {
 		return nil, err
@@ -172,6 +175,15 @@ func (c *Control) recover(ctx context.Context) error {
 		if f, _, ok := c.functions.Get(functionKey(v.Tenant, v.Function)); !ok || v.Number > f.Latest {
 			if err := remove(ctx, c.versions, key); err != nil {
 				return err
+			}
+		}
+	}
+	if c.cfg.Vault != nil {
+		for tenant, function := range c.cfg.Vault.Grantees() {
+			if _, _, ok := c.functions.Get(functionKey(tenant, function)); !ok {
+				if err := c.cfg.Vault.RemoveFunction(ctx, tenant, function); err != nil {
+					c.cfg.Log.Warn("the grants of a function that is gone could not be taken back", "tenant", tenant, "function", function, "error", err)
+				}
 			}
 		}
 	}

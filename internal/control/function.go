@@ -724,6 +724,12 @@ func (c *Control) Remove(ctx context.Context, p bawn.Principal, name string) err
 		if err != nil {
 			return err
 		}
+		// Grants first: whoever takes the name later must find none.
+		if c.cfg.Vault != nil {
+			if err := c.cfg.Vault.RemoveFunction(ctx, p.Tenant, name); err != nil {
+				return err
+			}
+		}
 		if err := c.functions.Delete(ctx, key, rev); err != nil {
 			return err
 		}

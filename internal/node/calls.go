@@ -100,7 +100,7 @@ func (n *Node) openCalls(s spine) {
 	gate, err := ingress.Open(n.stopping, ingress.Config{
 		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Identity: n.who, Policy: s.rules,
 		Suspended: n.tenants.Suspended,
-		Hops:      n.secret.derive("hops"), Record: n.record.Append,
+		Hops:      n.root.derive("hops"), Record: n.record.Append,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,

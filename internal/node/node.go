@@ -27,6 +27,7 @@ import (
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/sandbox/linux"
+	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -34,13 +35,14 @@ import (
 type Node struct {
 	cfg     Config
 	ca      *authority
-	secret  rootSecret
+	root    rootSecret
 	started time.Time
 	keys    *identity.Keys
 	tenants *control.Tenants
 	who     *identity.Authenticator
 	store   *store.Store
 	record  *evidence.Log
+	vault   *secret.Vault
 	state   *keeper
 	calls   calls
 	context *contextFile
@@ -133,14 +135,14 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 
-	secret, err := openRootSecret(data)
+	root, err := openRootSecret(data)
 	if err != nil {
 		return nil, err
 	}
-	n.secret = secret
+	n.root = root
 
 	// The ground: what is stored, and the evidence of what happens.
-	st, tenantKeys, err := openStore(ctx, data, secret, log)
+	st, tenantKeys, err := openStore(ctx, data, root, log)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +156,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 		witnesses = append(witnesses, w)
 	}
-	if n.record, err = openEvidence(ctx, data, n.ca, secret, evidence.Config{Witnesses: witnesses, Before: st, Log: log}); err != nil {
+	if n.record, err = openEvidence(ctx, data, n.ca, root, evidence.Config{Witnesses: witnesses, Before: st, Log: log}); err != nil {
 		return nil, err
 	}
 	n.onClose("evidence", func(context.Context) error { return n.record.Close() })
@@ -183,7 +185,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if n.who, err = identity.Open(ctx, identity.Config{
 		// Upwards: nobody of a tenant that is suspended gets in.
 		Suspended: tenants.Suspended,
-		Store:     st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: secret.derive("signing keys"),
+		Store:     st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: root.derive("signing keys"),
 		Dial: dialIssuer, TrustDomain: n.ca.id(), Log: log,
 	}); err != nil {
 		return nil, err
@@ -193,6 +195,14 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if err := rules.OpenGuardrails(ctx, st); err != nil {
 		return nil, err
 	}
+
+	if n.vault, err = secret.OpenVault(ctx, secret.VaultConfig{
+		Store: st, Keys: tenantKeys, Dir: filepath.Join(data, tenantsFolder, secretsFolder), Wrap: root.derive("secrets"),
+		Policy: rules, Record: n.record.Append, Now: time.Now, Log: log,
+	}); err != nil {
+		return nil, err
+	}
+	n.onClose("secrets", func(context.Context) error { return n.vault.Close() })
 
 	// Spine 2: changes. Packages go through the gate of package deploy.
 	blobs, err := store.OpenBlobs(ctx, st, "artifacts")
@@ -204,13 +214,13 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	changes, err := control.Open(ctx, control.Config{
-		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Identity: n.who, Evidence: n.record, Logs: logs, Tenants: tenants, Now: time.Now,
+		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Identity: n.who, Evidence: n.record, Logs: logs, Tenants: tenants, Vault: n.vault, Now: time.Now,
 		// Upwards: what runs of a tenant ends when it is suspended.
 		Halt: n.halt, Belongings: n.belongings(),
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start, and what tests it has run as calls are.
 		Compile: n.compile, Test: n.test, Solo: cfg.Solo, Log: log,
-		Archive: control.Archive{Node: n.ca.id(), Version: cfg.Version, Key: secret.stateKey(), Blobs: blobs, File: func(name string) ([]byte, error) {
+		Archive: control.Archive{Node: n.ca.id(), Version: cfg.Version, Key: root.stateKey(), Blobs: blobs, File: func(name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(data, name))
 		}},
 	})
@@ -405,6 +415,11 @@ func (n *Node) belongings() []control.Belonging {
 				}
 				return errors.Join(errs...)
 			},
+		},
+		{
+			Name:   "secrets",
+			Count:  func(tenant string) int { return len(n.vault.List(tenant)) },
+			Remove: n.vault.RemoveTenant,
 		},
 	}
 }

@@ -32,6 +32,7 @@ const (
 	actionRoot    = "state.root"
 	actionDamaged = "state.damaged"
 	tenantsFolder = "tenants" // of the data directory: the tenants' keys
+	secretsFolder = "secrets" // of the tenants' folder: a key for each version of a secret
 	auditFolder   = "audit"   // of the data directory: the audit log
 	auditHead     = "audit.head"
 )

@@ -38,7 +38,9 @@ type readerKey struct {
 	purpose            Purpose
 }
 
-func (r *Reader) key() readerKey { return readerKey{r.Function, r.Instance, r.Version, r.Secret, r.For} }
+func (r *Reader) key() readerKey {
+	return readerKey{r.Function, r.Instance, r.Version, r.Secret, r.For}
+}
 
 // add counts one use.
 func (x *readers) add(secret string, r Reader) {

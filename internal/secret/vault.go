@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -597,6 +598,26 @@ func (v *Vault) RemoveTenant(ctx context.Context, tenant string) error {
 		v.keysMu.Unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// Grantees yields tenant and name of each function that has a grant or a key.
+func (v *Vault) Grantees() iter.Seq2[string, string] {
+	return func(yield func(tenant, function string) bool) {
+		seen := map[string]bool{}
+		for key := range v.functions.All("") {
+			seen[key] = true
+		}
+		for _, row := range v.secrets.All("") {
+			for _, g := range row.Grants {
+				seen[secretKey(row.Tenant, g.Function)] = true
+			}
+		}
+		for key := range seen {
+			if tenant, function, _ := strings.Cut(key, "."); !yield(tenant, function) {
+				return
+			}
+		}
+	}
 }
 
 func granted(s *bawn.Secret, function string) bool {
