@@ -5,6 +5,9 @@ package ingress
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +54,7 @@ type Gate struct {
 	running  atomic.Int64
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
 	trials   trials
+	macs     sync.Pool // of hash.Hash keyed with Config.Hops, since keying costs as much as one trace
 }
 
 // Open returns a gate that knows every function in the tables and follows
@@ -69,6 +73,7 @@ func Open(ctx context.Context, cfg Config) (*Gate, error) {
 		cfg.Removed = func(string, string) {}
 	}
 	g := &Gate{cfg: cfg, index: newIndex(cfg.Runtimes, cfg.Removed)}
+	g.macs.New = func() any { return hmac.New(sha256.New, cfg.Hops) }
 	g.damaged = findDamage(cfg.Functions, cfg.Versions)
 	g.stop = g.index.follow(cfg.Functions, cfg.Versions)
 	return g, ctx.Err()

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"hash"
 	"strconv"
 	"strings"
 	"sync"
@@ -93,7 +94,7 @@ func isLowerHex(s string) bool {
 // hops returns the count of a signed element, after it has been verified.
 func (g *Gate) hops(t trace) (int, error) {
 	body, mac := t.signed[:len(t.signed)-macDigits], t.signed[len(t.signed)-macDigits:]
-	if !hmac.Equal([]byte(mac), g.mac(t.root, body)) {
+	if !hmac.Equal([]byte(mac), g.appendMAC(nil, []byte(t.root), []byte(body))) {
 		return 0, errTrace
 	}
 	// From here on it is what this node wrote.
@@ -113,15 +114,16 @@ func (g *Gate) hops(t trace) (int, error) {
 	return int(hops), nil
 }
 
-// mac returns the digits that make the element body hold for root.
-func (g *Gate) mac(root, body string) []byte {
-	h := hmac.New(sha256.New, g.cfg.Hops)
-	h.Write([]byte(root))
+// appendMAC appends to b the digits that make the element body hold for root.
+func (g *Gate) appendMAC(b, root, body []byte) []byte {
+	h := g.macs.Get().(hash.Hash)
+	defer g.macs.Put(h)
+	h.Reset()
+	h.Write(root)
 	h.Write([]byte{0})
-	h.Write([]byte(body))
+	h.Write(body)
 	var sum [sha256.Size]byte
-	h.Sum(sum[:0])
-	return hex.AppendEncode(make([]byte, 0, macDigits), sum[:macDigits/2])
+	return hex.AppendEncode(b, h.Sum(sum[:0])[:macDigits/2])
 }
 
 // Trace gives the call its trace, signed, before an event is made of it. header
@@ -160,36 +162,68 @@ func (g *Gate) Trace(c *bawn.Call, header []string) error {
 }
 
 // sign sets c.TraceID. A trace that is not continued is made of the invocation's
-// id, which is random already.
+// id, which is random already. It is written in place because it is made for each
+// call.
 func (g *Gate) sign(c *bawn.Call, root string) {
-	id := strings.ReplaceAll(c.ID, "-", "")
-	if len(id) != 32 {
-		id = strings.ReplaceAll(bawn.NewID(), "-", "")
+	var digits [32]byte
+	id := appendDigits(digits[:0], c.ID)
+	if len(id) != len(digits) {
+		id = appendDigits(digits[:0], bawn.NewID())
 	}
+	var buf [256]byte
+	b := append(buf[:0], "Root="...)
+	at := len(b)
 	if root == "" {
-		root = "1-" + hexDigits(uint64(c.At.Unix()), 8) + "-" + id[:24]
+		b = append(b, "1-"...)
+		b = appendHex(b, uint64(c.At.Unix()), 8)
+		b = append(b, '-')
+		b = append(b, id[:24]...)
+	} else {
+		b = append(b, root...)
 	}
-	chain := strings.Repeat("0", chainDigits)
+	end := len(b)
+	b = append(b, ";Parent="...)
+	b = append(b, id[16:]...)
+	b = append(b, ";Sampled=0;"+signedKey...)
+	body := len(b)
+	b = append(b, signedVersion+"."...)
+	b = appendHex(b, uint64(min(c.Hops, 0xff)), 2)
+	b = append(b, '.')
+	b = appendHex(b, uint64(g.cfg.Now().Add(signedFor).Unix()), 8)
+	b = append(b, '.')
 	if len(c.Chain) > 0 {
 		h := sha256.New()
 		h.Write([]byte(c.From().String()))
 		for _, r := range c.Chain {
 			h.Write([]byte("\x00" + r.String()))
 		}
-		chain = hex.EncodeToString(h.Sum(nil)[:chainDigits/2])
+		b = hex.AppendEncode(b, h.Sum(nil)[:chainDigits/2])
+	} else {
+		b = append(b, noChain...)
 	}
-	body := signedVersion + "." + hexDigits(uint64(min(c.Hops, 0xff)), 2) + "." +
-		hexDigits(uint64(g.cfg.Now().Add(signedFor).Unix()), 8) + "." + chain + "."
-	c.TraceID = "Root=" + root + ";Parent=" + id[16:] + ";Sampled=0;" + signedKey + body + string(g.mac(root, body))
+	b = append(b, '.')
+	c.TraceID = string(g.appendMAC(b, b[at:end], b[body:]))
 }
 
-// hexDigits returns the last n hex digits of v.
-func hexDigits(v uint64, n int) string {
-	s := strconv.FormatUint(v, 16)
-	if len(s) >= n {
-		return s[len(s)-n:]
+// noChain stands for the chain of a call that no function makes.
+const noChain = "0000000000000000"
+
+// appendDigits appends the hex digits of an id in a UUID's form.
+func appendDigits(b []byte, id string) []byte {
+	for i := range len(id) {
+		if id[i] != '-' {
+			b = append(b, id[i])
+		}
 	}
-	return strings.Repeat("0", n-len(s)) + s
+	return b
+}
+
+// appendHex appends the last n hex digits of v.
+func appendHex(b []byte, v uint64, n int) []byte {
+	for ; n > 0; n-- {
+		b = append(b, "0123456789abcdef"[v>>(4*(n-1))&15])
+	}
+	return b
 }
 
 // ErrLoop is the cause of an error that says that functions have called each

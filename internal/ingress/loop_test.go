@@ -154,3 +154,14 @@ func FuzzTrace(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkTrace(b *testing.B) {
+	w := newWorld(b)
+	c := &bawn.Call{ID: bawn.NewID(), At: time.Now()}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := w.gate.Trace(c, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
