@@ -23,6 +23,9 @@ const (
 	maxFunctionsNow = 10_000   // functions that have lines waiting
 	flushEvery      = 50 * time.Millisecond
 	defaultLogBytes = 8 << 30
+
+	keptScratch = 4 << 10   // bytes of a line's buffer that is used again
+	keptSpare   = 256 << 10 // of a batch's
 )
 
 // LogsConfig sets up [Logs].
@@ -46,10 +49,13 @@ type Logs struct {
 	added   uint64 // flushes asked for
 	done    uint64 // flushes finished
 	cond    *sync.Cond
-	failed  bool // the last flush could not write
+	failed  bool   // the last flush could not write
+	spare   []byte // of a batch that is written, for its capacity
 	closed  bool
 	wake    chan struct{} // of capacity 1
 	now     chan struct{} // of capacity 1: do not gather
+
+	scratch sync.Pool // of *[]byte, each for a line
 }
 
 // logKey names what shares a message.
@@ -80,6 +86,7 @@ func OpenLogs(ctx context.Context, s *store.Store, cfg LogsConfig) (*Logs, error
 	l := &Logs{stream: st, log: cfg.Log, ended: make(chan struct{}), waiting: map[logKey]*logBatch{}, lost: map[logKey]int{},
 		wake: make(chan struct{}, 1), now: make(chan struct{}, 1)}
 	l.cond = sync.NewCond(&l.mu)
+	l.scratch.New = func() any { b := make([]byte, 0, 512); return &b }
 	go l.writer()
 	return l, nil
 }
@@ -100,7 +107,12 @@ func (l *Logs) Write(line bawn.LogLine, retention time.Duration) {
 	if retention <= 0 || retention > bawn.MaxLogRetention {
 		retention = bawn.DefaultLogRetention
 	}
-	l.add(logKey{line.Tenant, line.Function, retention}, appendLine(make([]byte, 0, 256+len(line.Text)), &line))
+	b := l.scratch.Get().(*[]byte)
+	*b = appendLine((*b)[:0], &line)
+	l.add(logKey{line.Tenant, line.Function, retention}, *b)
+	if cap(*b) <= keptScratch {
+		l.scratch.Put(b)
+	}
 }
 
 func (l *Logs) add(k logKey, data []byte) {
@@ -112,7 +124,8 @@ func (l *Logs) add(k logKey, data []byte) {
 			l.over++
 			return
 		}
-		b = &logBatch{nth: len(l.waiting)}
+		b = &logBatch{nth: len(l.waiting), data: l.spare}
+		l.spare = nil
 		l.waiting[k] = b
 	}
 	if l.closed || len(b.data)+len(data) > maxFunctionWait || l.bytes+len(data) > maxAllWait {
@@ -195,6 +208,11 @@ func (l *Logs) flush() {
 		l.log.Error("log lines are lost", "lines", over, "error", failed)
 	}
 	l.mu.Lock()
+	for _, b := range batches {
+		if cap(b.data) > cap(l.spare) && cap(b.data) <= keptSpare {
+			l.spare = b.data[:0]
+		}
+	}
 	l.failed = failed != nil
 	l.bytes -= size
 	l.done = turn

@@ -391,25 +391,29 @@ func (l *Log) Append(data []byte) (int64, error) {
 		l.mu.Unlock()
 		return 0, err
 	}
+	l.waiting += len(data)
 	b := l.batch
 	if b != nil { // somebody waits to write: go with it
 		i := int64(len(b.entries))
 		b.entries = append(b.entries, data)
-		l.waiting += len(data)
 		l.mu.Unlock()
 		<-b.done
 		return b.first + i, b.err
 	}
+	if l.writing.TryLock() { // nobody writes, so nobody needs to gather
+		l.mu.Unlock()
+		defer l.writing.Unlock()
+		return l.write([][]byte{data})
+	}
 	b = &batch{entries: [][]byte{data}, done: make(chan struct{})}
 	l.batch = b
-	l.waiting += len(data)
 	l.mu.Unlock()
 
 	l.writing.Lock()
 	l.mu.Lock()
 	l.batch = nil
 	l.mu.Unlock()
-	l.write(b)
+	b.first, b.err = l.write(b.entries)
 	l.writing.Unlock()
 	close(b.done)
 	return b.first, b.err
@@ -453,15 +457,16 @@ func (l *Log) room(now bool) {
 	}
 }
 
-// write hands a batch to the kernel; writing is held.
-func (l *Log) write(b *batch) {
+// write hands entries to the kernel and returns the index of the first; writing
+// is held.
+func (l *Log) write(entries [][]byte) (first int64, err error) {
 	l.buf = l.buf[:0]
 	size := 0
-	for _, e := range b.entries {
+	for _, e := range entries {
 		l.buf = appendFrame(l.buf, e)
 		size += len(e)
 	}
-	_, err := l.seg.Write(l.buf)
+	_, err = l.seg.Write(l.buf)
 	if cap(l.buf) > 1<<20 {
 		l.buf = nil
 	}
@@ -481,25 +486,25 @@ func (l *Log) write(b *batch) {
 		if isFull(err) {
 			l.room(true)
 		}
-		b.err = failed(err, "tlog.append", "the audit log cannot be written")
-		return
+		return 0, failed(err, "tlog.append", "the audit log cannot be written")
 	}
-	b.first = l.next
-	l.next += int64(len(b.entries))
-	for _, e := range b.entries {
+	first = l.next
+	l.next += int64(len(entries))
+	for _, e := range entries {
 		l.segSize += int64(frameHead + len(e))
 	}
-	l.recent = append(l.recent, b.entries...)
+	l.recent = append(l.recent, entries...)
 	if l.changed != nil {
 		close(l.changed)
 		l.changed = nil
 	}
-	if l.synced == b.first {
+	if l.synced == first {
 		poke(l.dirty)
 	}
 	if l.waiting > publishAt {
 		poke(l.push)
 	}
+	return first, nil
 }
 
 // segSizeNow returns the bytes of the segment that are whole entries; writing
@@ -781,8 +786,13 @@ func (l *Log) sequence() error {
 		}
 	}
 	for n := size / tileWidth; n*tileWidth < to; n++ {
-		var bundle []byte
-		for _, e := range entries[n*tileWidth-at : min((n+1)*tileWidth, to)-at] {
+		all := entries[n*tileWidth-at : min((n+1)*tileWidth, to)-at]
+		room := 0
+		for _, e := range all {
+			room += 2 + len(e)
+		}
+		bundle := make([]byte, 0, room)
+		for _, e := range all {
 			bundle = appendEntry(bundle, e)
 		}
 		write[tilePath(bundleTile(n, to))] = bundle
