@@ -143,6 +143,9 @@ func (a *attached) judge(ctx context.Context, t *target, detail map[string]strin
 	if t.host == nil && t.database == nil {
 		line = t.manifestLine()
 		req.Detail = with(detail, "manifest", line)
+		if len(t.hosts) > 0 { // the policy knows hosts and ports, not requests
+			req.Without, req.Fix = "no rule about the host allows such a request", line
+		}
 	}
 	d, err := a.b.cfg.Authorize(ctx, req)
 	switch {

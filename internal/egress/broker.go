@@ -89,6 +89,7 @@ type attached struct {
 	quiet     quiet
 	names     names
 	databases map[string]*binding // by name; not changed after Attach
+	clear     *clearing           // nil if it may reach no host
 	running   sync.WaitGroup      // the goroutines of this instance
 
 	mu     sync.Mutex
@@ -195,17 +196,16 @@ func (a *attached) Close() {
 	if a.in.Resolver != nil {
 		a.in.Resolver.Close()
 	}
+	if a.clear != nil {
+		a.clear.close()
+	}
 	a.running.Wait()
 	a.flush()
 }
 
 // ServeHTTP answers what the function's code asks of the endpoint in its sandbox:
-// for a secret, or to be connected as a proxy would.
+// for a secret.
 func (a *attached) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodConnect || r.URL.IsAbs() {
-		a.serveProxy(w, r)
-		return
-	}
 	a.serveSecrets(w, r)
 }
 
@@ -248,16 +248,24 @@ func (a *attached) serve(conn net.Conn) {
 			reset(conn)
 		}
 	}()
-	t := a.find(run, local)
+	if a.clear != nil && local == netip.AddrPortFrom(proxyAddr(), ProxyPort) {
+		a.serveProxy(run.ctx, run, conn)
+		return
+	}
+	a.dispatch(run.ctx, conn, a.find(run, local))
+}
+
+// dispatch sees to a connection for t, until it ends.
+func (a *attached) dispatch(ctx context.Context, conn net.Conn, t *target) {
 	switch {
 	case t.database != nil:
-		a.serveDatabase(run.ctx, conn, t)
+		a.serveDatabase(ctx, conn, t)
 	case t.host == nil:
-		a.judge(run.ctx, t, nil)
+		a.judge(ctx, t, nil)
 		reset(conn)
 	case t.host.Clear():
-		a.serveClear(run.ctx, conn, t)
+		a.serveClear(ctx, conn, t)
 	default:
-		a.serveTunnel(run.ctx, conn, t)
+		a.serveTunnel(ctx, conn, t)
 	}
 }

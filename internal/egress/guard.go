@@ -60,6 +60,7 @@ type Guard struct {
 	resolve            map[string][]netip.Addr
 	resolver           *net.Resolver
 	roots              *x509.CertPool
+	added              []byte // to the system's roots: PEM
 	cfg                GuardConfig
 
 	// socket connects to an address that was looked at; tests stand in for what
@@ -133,6 +134,7 @@ func NewGuard(cfg GuardConfig) (*Guard, error) {
 		if g.roots, err = x509.SystemCertPool(); err != nil {
 			g.roots = x509.NewCertPool()
 		}
+		g.added = pem
 		if !g.roots.AppendCertsFromPEM(pem) {
 			return nil, bawn.Errorf(bawn.CodeInvalid, op, "--egress-ca: the file %s holds no certificate", cfg.CA).WithFix("name a file of certificates in PEM")
 		}
@@ -418,6 +420,10 @@ func allowText(p netip.Prefix, port int) string {
 
 // Roots returns whom servers outside are trusted by; nil means the system's.
 func (g *Guard) Roots() *x509.CertPool { return g.roots }
+
+// Added returns the certificates that the operator has added to the system's, in
+// PEM.
+func (g *Guard) Added() []byte { return g.added }
 
 // Allowed lists what the operator has allowed beyond the public internet, as
 // the flags say it.

@@ -181,6 +181,9 @@ func (p *plan) sockets() []sandbox.Port {
 	if p.egress.Everything != nil {
 		ports = append(ports, bawn.EverythingPorts()...)
 	}
+	if len(ports) > 0 {
+		ports = append(ports, ProxyPort)
+	}
 	for i := range p.egress.Databases {
 		ports = append(ports, p.egress.Databases[i].Port)
 	}
@@ -279,6 +282,8 @@ type target struct {
 	addr     netip.Addr     // that address
 	inside   int            // the port that the function connected to
 	port     int            // the port outside
+
+	method, path string // of a request, where they are read
 }
 
 // where returns the name, or the address.
@@ -381,5 +386,9 @@ func addrPort(a net.Addr) netip.AddrPort {
 
 // manifestLine is the line of a manifest that would allow t.
 func (t *target) manifestLine() string {
-	return "egress.hosts: - {host: " + t.where() + ", ports: [" + itoa(t.port) + "]}"
+	line := "egress.hosts: - {host: " + t.where() + ", ports: [" + itoa(t.port) + "]"
+	if t.method != "" {
+		line += ", methods: [" + t.method + "], paths: [" + strconv.Quote(t.path) + "]"
+	}
+	return line + "}"
 }

@@ -15,6 +15,8 @@ const { pathToFileURL } = require('url');
 const MAX_RESPONSE = 6291556;
 const MAX_ERROR = 131072;
 const PRELUDE_TYPE = 'application/vnd.awslambda.http-integration-response';
+const CA_FILE = '/run/bawn/ca.pem'; // as in internal/sandbox
+const CA_MARK = '\n# Bawn:'; // as in internal/egress
 const STREAMING = Symbol.for('aws.lambda.runtime.handler.streaming');
 
 const taskRoot = process.argv[2] || '/var/task';
@@ -527,9 +529,31 @@ class Invocation {
 
 // --- the process ------------------------------------------------------------
 
+// trust has TLS clients trust what is in Bawn's file of authorities beyond the
+// system's own: Node.js reads NODE_EXTRA_CA_CERTS when it starts, which was before.
+// What brings its own list, by the option ca, is left alone. The authority of the
+// sandbox is held to the names whose requests Bawn reads by its own constraints.
+function trust(file) {
+  const tls = require('tls'); // what fetch, https and http2 connect by
+  const { createSecureContext } = tls;
+  let added;
+  tls.createSecureContext = function (options) {
+    const secure = createSecureContext.apply(this, arguments);
+    if (!(options && options.ca)) {
+      if (added === undefined) {
+        const text = fs.readFileSync(file, 'latin1');
+        added = text.slice(text.lastIndexOf(CA_MARK) + 1);
+      }
+      secure.context.addCACert(added);
+    }
+    return secure;
+  };
+}
+
 function adopt(identity) {
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, identity.env);
+  if (identity.env.NODE_EXTRA_CA_CERTS === CA_FILE) trust(CA_FILE);
   Module._initPaths(); // NODE_PATH is read once otherwise
   process.chdir(taskRoot);
 }
