@@ -31,29 +31,26 @@ var defaultFiles = map[string]string{
 }
 
 // mountFiles makes a file system in memory, of which no page is ever written to
-// a disk where the kernel lets this process say so: that of the host's root can,
-// since Linux 6.4.
-func mountFiles(rootless bool) error {
+// a disk where the kernel lets this process say so, as it does the host's root
+// since Linux 6.4. It reports whether it could.
+func mountFiles(rootless bool) (noswap bool, err error) {
 	const flags, data = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=0711,size=" + filesSize
-	err := error(unix.EINVAL)
-	if !rootless {
-		err = unix.Mount("bawn", filesDir, "tmpfs", flags, data+",noswap")
-	}
-	if err == unix.EINVAL {
+	noswap = !rootless && unix.Mount("bawn", filesDir, "tmpfs", flags, data+",noswap") == nil
+	if !noswap {
 		err = unix.Mount("bawn", filesDir, "tmpfs", flags, data)
 	}
 	if err != nil {
-		return fmt.Errorf("mount the folder of files: %w", err)
+		return false, fmt.Errorf("mount the folder of files: %w", err)
 	}
 	for name, text := range defaultFiles {
 		if err := os.WriteFile(filesDir+"/."+name, []byte(text), 0o444); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := unix.Mount(filesDir, filesView, "", unix.MS_BIND, ""); err != nil {
-		return err
+		return false, err
 	}
-	return unix.Mount("", filesView, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
+	return noswap, unix.Mount("", filesView, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|flags, "")
 }
 
 // makeFiles makes what a sandbox has in /run before it is a function's.

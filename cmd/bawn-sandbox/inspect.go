@@ -221,6 +221,7 @@ func (s *spawner) probe() *wire.Probe {
 	}
 	swap := strings.Count(readAll("/proc/swaps"), "\n") <= 1
 	add("no swap", "E1", swap, false, "memory of functions may reach a disk where swap is on", "swapoff -a, or encrypt it")
+	add("files of functions are never swapped", "E1", s.noswap, false, "kernel "+kernel, "use Linux 6.4 or newer, as root, or turn swap off")
 	return p
 }
 

@@ -27,6 +27,7 @@ type spawner struct {
 	cgroups  *cgroup.Tree
 	missing  []string // cgroup controllers that are not there
 	landlock int      // the kernel's Landlock version that is used
+	noswap   bool     // the files of sandboxes reach no disk
 	forks    chan func()
 	stems    stems
 	users    users
@@ -180,7 +181,8 @@ func (s *spawner) mountBase() error {
 	if err := unix.Mount("", "r", "", unix.MS_SHARED, ""); err != nil {
 		return err
 	}
-	if err := mountFiles(s.rootless); err != nil {
+	var err error
+	if s.noswap, err = mountFiles(s.rootless); err != nil {
 		return err
 	}
 	for _, dir := range []string{"d", "e"} { // binds of their own, so that they can be read-only

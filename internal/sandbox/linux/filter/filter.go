@@ -118,10 +118,18 @@ func answers(kind string) map[uintptr]answer {
 	a[unix.SYS_PERSONALITY] = answer{[][]test{{equal(0, 0xffffffff)}}, allow, ask}
 	stream, datagram := test{1, socketType, unix.SOCK_STREAM}, test{1, socketType, unix.SOCK_DGRAM}
 	var sockets [][]test
-	for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6} {
-		sockets = append(sockets, []test{equal(0, family), stream}, []test{equal(0, family), datagram})
+	// Of the protocols those that functions have a use for: the others, such as
+	// SCTP, would only bring the kernel's least tried modules within reach.
+	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+		for _, protocol := range []uint64{0, unix.IPPROTO_TCP, unix.IPPROTO_MPTCP} {
+			sockets = append(sockets, []test{equal(0, family), stream, equal(2, protocol)})
+		}
+		for _, protocol := range []uint64{0, unix.IPPROTO_UDP} {
+			sockets = append(sockets, []test{equal(0, family), datagram, equal(2, protocol)})
+		}
 	}
-	sockets = append(sockets, []test{equal(0, unix.AF_UNIX), {1, socketType, unix.SOCK_SEQPACKET}},
+	sockets = append(sockets, []test{equal(0, unix.AF_UNIX), stream}, []test{equal(0, unix.AF_UNIX), datagram},
+		[]test{equal(0, unix.AF_UNIX), {1, socketType, unix.SOCK_SEQPACKET}},
 		// What lists network interfaces asks the kernel through this one.
 		[]test{equal(0, unix.AF_NETLINK), equal(2, unix.NETLINK_ROUTE)})
 	a[unix.SYS_SOCKET] = answer{sockets, allow, ask}

@@ -133,7 +133,7 @@ func run(t *testing.T, code []byte, arch uint32, nr uint32, args [6]uint64) uint
 // which the lists decide.
 func TestB2FilterSaysWhatTheReferenceSays(t *testing.T) {
 	values := []uint64{0, 1, 2, 3, 5, 10, 15, 16, unix.O_CREAT, unix.O_TRUNC, unix.O_RDWR, unix.O_CLOEXEC, unix.CLONE_NEWUSER, unix.CLONE_NEWTIME,
-		unix.CLONE_VM, unix.TIOCSTI, unix.TIOCLINUX, unix.TIOCSTI | 1<<32, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0xffffffff, 1<<32 | 1, ^uint64(0)}
+		unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP, unix.IPPROTO_MPTCP, unix.CLONE_VM, unix.TIOCSTI, unix.TIOCLINUX, unix.TIOCSTI | 1<<32, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, 0xffffffff, 1<<32 | 1, ^uint64(0)}
 	for _, kind := range wire.Kinds() {
 		ours, err := Compile(kind)
 		if err != nil {

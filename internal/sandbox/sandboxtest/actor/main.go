@@ -5,14 +5,17 @@ package main
 
 import (
 	"bufio"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"sort"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -115,6 +118,57 @@ func act(verb string, args []string) (string, error) {
 		b := make([]byte, 64)
 		n, err := c.Read(b)
 		return string(b[:n]), err
+	case "send":
+		return send(args[0], args[1])
+	case "socket":
+		var n [3]int
+		for i := range n {
+			n[i], _ = strconv.Atoi(args[i])
+		}
+		fd, err := unix.Socket(n[0], n[1], n[2])
+		if err == nil {
+			unix.Close(fd)
+		}
+		return "", err
+	case "abstract":
+		c, err := net.DialTimeout(args[0], "@"+args[1], time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return "", err
+	case "listen":
+		ln, err := net.Listen(args[0], args[1])
+		if err == nil {
+			listeners = append(listeners, ln)
+		}
+		return "", err
+	case "netlink":
+		return "", netlink(args[0])
+	case "sockets":
+		entries, err := os.ReadDir("/proc/self/fd")
+		var list []string
+		for _, e := range entries {
+			if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.HasPrefix(to, "socket:") {
+				list = append(list, e.Name())
+			}
+		}
+		return strings.Join(list, " "), err
+	case "mptcp":
+		addr := netip.MustParseAddrPort(args[0])
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP)
+		if err != nil {
+			return "", err
+		}
+		defer unix.Close(fd)
+		return "", unix.Connect(fd, &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()})
+	case "stat":
+		st, err := os.Stat(args[0])
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprint(st.Mode(), " ", st.Sys().(*syscall.Stat_t).Uid), nil
+	case "chmod":
+		return "", os.Chmod(args[0], 0o777)
 	case "eat":
 		var held [][]byte
 		for range 1024 {
@@ -169,6 +223,67 @@ func act(verb string, args []string) (string, error) {
 }
 
 // rawSyscall makes one call that no function has business making.
+// listeners stay open until the end.
+var listeners []net.Listener
+
+// send sends a datagram and waits a moment for an answer.
+func send(network, addr string) (string, error) {
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return "", err
+	}
+	b := make([]byte, 64)
+	n, err := c.Read(b)
+	return string(b[:n]), err
+}
+
+// netlink tries to change the network: to give it a route, an address or a
+// device, or to take a route away.
+func netlink(what string) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	attribute := func(kind uint16, value ...byte) []byte {
+		b := binary.NativeEndian.AppendUint16(nil, uint16(4+len(value)))
+		return append(binary.NativeEndian.AppendUint16(b, kind), value...)
+	}
+	kinds := map[string]uint16{"route": unix.RTM_NEWROUTE, "no route": unix.RTM_DELROUTE, "address": unix.RTM_NEWADDR, "device": unix.RTM_NEWLINK}
+	var body []byte
+	switch what {
+	case "route", "no route":
+		body = []byte{unix.AF_INET, 8, 0, 0, unix.RT_TABLE_LOCAL, unix.RTPROT_STATIC, unix.RT_SCOPE_HOST, unix.RTN_LOCAL, 0, 0, 0, 0}
+		body = append(append(body, attribute(unix.RTA_DST, 10, 0, 0, 0)...), attribute(unix.RTA_OIF, 1, 0, 0, 0)...)
+	case "address":
+		body = append([]byte{unix.AF_INET, 8, 0, 0, 1, 0, 0, 0}, attribute(unix.IFA_LOCAL, 10, 0, 0, 1)...)
+	case "device":
+		body = append(make([]byte, unix.SizeofIfInfomsg), attribute(unix.IFLA_IFNAME, 'd', 'u', 'm', 0)...)
+		body = append(body, attribute(unix.IFLA_LINKINFO, attribute(unix.IFLA_INFO_KIND, 'v', 'e', 't', 'h')...)...)
+	}
+	m := binary.NativeEndian.AppendUint32(nil, uint32(16+len(body)))
+	m = binary.NativeEndian.AppendUint16(m, kinds[what])
+	m = binary.NativeEndian.AppendUint16(m, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m = append(append(m, make([]byte, 8)...), body...)
+	if err := unix.Sendto(fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	var buf [1024]byte
+	n, _, err := unix.Recvfrom(fd, buf[:], 0)
+	if err != nil || n < 20 {
+		return fmt.Errorf("%d bytes of an answer: %w", n, err)
+	}
+	if code := int32(binary.NativeEndian.Uint32(buf[16:])); code != 0 {
+		return syscall.Errno(-code)
+	}
+	return nil
+}
+
 func rawSyscall(name string) (string, error) {
 	runtime.LockOSThread()
 	p := func(s string) uintptr { b, _ := unix.BytePtrFromString(s); return uintptr(unsafe.Pointer(b)) }
