@@ -77,7 +77,7 @@ func (b *box) removeFiles() { os.RemoveAll(filesDir + "/" + b.name) }
 // writeFiles puts files, which are one after the other in fd, where a sandbox
 // sees them. What is secret only its program may read. The names were checked.
 func (b *box) writeFiles(files []wire.File, fd int) error {
-	// From a sealed file in memory reading neither waits nor changes what was read.
+	// Reading a sealed file in memory never waits for anybody.
 	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW
 	if got, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err != nil || got&seals != seals {
 		return errors.New("want a sealed file in memory")
@@ -89,13 +89,6 @@ func (b *box) writeFiles(files []wire.File, fd int) error {
 	}
 	var at int64
 	for _, f := range files {
-		data := make([]byte, f.Size)
-		if f.Size > 0 {
-			if n, err := unix.Pread(fd, data, at); err != nil || n != f.Size {
-				return errors.New("less is there than was said")
-			}
-		}
-		at += int64(f.Size)
 		inside := strings.TrimPrefix(f.Path, wire.RunDir+"/")
 		mode, owner := uint32(0o444), -1
 		if path.Dir(inside) == wire.SecretsDir {
@@ -105,23 +98,35 @@ func (b *box) writeFiles(files []wire.File, fd int) error {
 		if err := unix.Unlink(name); err != nil && err != unix.ENOENT { // one of the default ones, which others have too
 			return err
 		}
-		if err := writeNew(name, data, mode, owner); err != nil {
+		if err := copyNew(name, mode, owner, fd, &at, f.Size); err != nil {
 			return err
 		}
-		clear(data)
 	}
 	return nil
 }
 
-func writeNew(name string, data []byte, mode uint32, owner int) error {
+// copyNew makes a file of the next size bytes of another, which this process has
+// no copy of.
+func copyNew(name string, mode uint32, owner, from int, at *int64, size int) error {
 	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, mode)
 	if err != nil {
 		return err
 	}
-	f := os.NewFile(uintptr(fd), name)
-	_, err = f.Write(data)
+	defer unix.Close(fd)
 	if owner > 0 {
-		err = errors.Join(err, f.Chown(owner, owner))
+		if err := unix.Fchown(fd, owner, owner); err != nil {
+			return err
+		}
 	}
-	return errors.Join(err, f.Close())
+	for size > 0 {
+		n, err := unix.Sendfile(fd, from, at, size)
+		if err == nil && n == 0 {
+			err = errors.New("less is there than was said")
+		}
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		size -= max(n, 0)
+	}
+	return nil
 }

@@ -71,7 +71,9 @@ func (r *real) of(version int) string {
 
 // newReal returns a pool whose functions are folders: an artifact's digest is
 // the folder's path.
-func newReal(t testing.TB) *real {
+func newReal(t testing.TB) *real { return newRealWith(t, nil) }
+
+func newRealWith(t testing.TB, change func(*interior.Config)) *real {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("making sandboxes needs root")
@@ -86,7 +88,7 @@ func newReal(t testing.TB) *real {
 		}
 	})
 	r := &real{}
-	r.Pool = interior.NewPool(interior.Config{
+	cfg := interior.Config{
 		Driver: d, Definitions: interior.FindRuntimes(t.Context(), slog.New(slog.DiscardHandler)),
 		Code: func(_ context.Context, v *bawn.Version) ([]string, error) {
 			if v.Compiled != nil {
@@ -95,7 +97,11 @@ func newReal(t testing.TB) *real {
 			return []string{v.Artifact.Digest}, nil
 		},
 		Record: r.record, Log: r.log, Errors: slog.New(slog.NewTextHandler(testLog{t}, nil)),
-	})
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	r.Pool = interior.NewPool(cfg)
 	t.Cleanup(r.Close)
 	return r
 }
@@ -335,7 +341,11 @@ func TestRealProvided(t *testing.T) {
 }
 
 func benchReal(b *testing.B, v *bawn.Version, parallel int, pause time.Duration) {
-	p := newReal(b)
+	benchRealWith(b, v, parallel, pause, nil)
+}
+
+func benchRealWith(b *testing.B, v *bawn.Version, parallel int, pause time.Duration, change func(*interior.Config)) {
+	p := newRealWith(b, change)
 	p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
 	for p.Stats().Warm[bawn.Python311] < 4 {
 		time.Sleep(10 * time.Millisecond)
@@ -369,7 +379,21 @@ const hello = "def handler(event, context):\n    return {'hello': 'world'}\n"
 
 func never(v *bawn.Version) { v.Perimeter.Interior.Reuse = bawn.Reuse{} }
 
-func BenchmarkRealCold(b *testing.B)       { benchReal(b, python(b, hello, never), 1, 50*time.Millisecond) }
+func BenchmarkRealCold(b *testing.B) { benchReal(b, python(b, hello, never), 1, 50*time.Millisecond) }
+
+// What a cold call costs that finds out that it reaches nothing, and one that has
+// a name, a listener and a secret.
+func BenchmarkRealColdReachesNothing(b *testing.B) {
+	benchRealWith(b, python(b, hello, never), 1, 50*time.Millisecond, func(c *interior.Config) {
+		c.Attach = func(context.Context, interior.Inside) (interior.Reach, error) { return interior.Reach{}, nil }
+	})
+}
+
+func BenchmarkRealColdReachesSome(b *testing.B) {
+	a := &outsides{hosts: "127.1.2.3 api.example.com\n"}
+	benchRealWith(b, python(b, hello, never), 1, 50*time.Millisecond, func(c *interior.Config) { c.Attach = a.attach })
+}
+
 func BenchmarkRealBackToBack(b *testing.B) { benchReal(b, python(b, hello, never), 4, 0) }
 func BenchmarkRealWarm(b *testing.B)       { benchReal(b, python(b, hello, nil), 1, 0) }
 func BenchmarkRealWarm32(b *testing.B)     { benchReal(b, python(b, hello, nil), 32, 0) }
