@@ -1,6 +1,10 @@
 package bawn
 
-import "time"
+import (
+	"net/netip"
+	"strings"
+	"time"
+)
 
 // Host is one rule of what a function may reach outside: a name, a pattern or a
 // range of addresses, on some ports, within bounds. A rule that says something of
@@ -26,8 +30,23 @@ type Host struct {
 // no rule does.
 const AnyHost = "*"
 
-// UsualPorts are those that [Egress.Everything] opens: 80 without TLS, 443 with it.
-func UsualPorts() []int { return []int{80, 443} }
+// Matches reports whether the rule is about host: a name in lower case and ASCII,
+// or an address. Of the ports it says nothing.
+func (h *Host) Matches(host string) bool {
+	if base, wild := strings.CutPrefix(h.Host, "*."); wild {
+		label, rest, ok := strings.Cut(host, ".")
+		return ok && label != "" && rest == base
+	}
+	if h.Host == host {
+		return true
+	}
+	r, err := netip.ParsePrefix(h.Host)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && r.Contains(a)
+}
 
 // Clear reports whether Bawn reads the requests that the rule is about.
 func (h *Host) Clear() bool { return len(h.Methods) > 0 || len(h.Paths) > 0 || h.Inject != nil }

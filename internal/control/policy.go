@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/evidence"
+	"bawn.dev/bawn/internal/manifest"
 	"bawn.dev/bawn/internal/policy"
 )
 
@@ -138,7 +140,7 @@ func (c *Control) rewritten(p bawn.Principal, name, text string, installation bo
 type Question struct {
 	Principal string `json:"principal" maxLength:"256" doc:"key:NAME or key:ID, role:NAME, function:NAME, or anonymous"`
 	Action    string `json:"action" maxLength:"32" doc:"invoke, call, deploy, ..."`
-	Resource  string `json:"resource" maxLength:"1024" doc:"a function, METHOD /path, host:, secret:, topic: or database: and a name, installation, or - for the tenant itself"`
+	Resource  string `json:"resource" maxLength:"1024" doc:"a function, METHOD /path, host:NAME or host:NAME:PORT, secret:, topic: or database: and a name, installation, or - for the tenant itself"`
 	OnBehalf  string `json:"onBehalf,omitempty" maxLength:"256" doc:"of a function that calls another: who began it; itself if empty"`
 }
 
@@ -309,10 +311,30 @@ func (c *Control) about(req *policy.Request, s string) error {
 	tenant := req.Resource.Tenant
 	kind, id, typed := strings.Cut(s, ":")
 	for name, k := range map[string]policy.Kind{"host": policy.Host, "secret": policy.Vault, "topic": policy.Topic, "database": policy.Database} {
-		if typed && kind == name {
-			req.Object = policy.Object{Kind: k, ID: id}
+		if !typed || kind != name {
+			continue
+		}
+		req.Object = policy.Object{Kind: k, ID: id}
+		if k != policy.Host {
 			return nil
 		}
+		// A name, with a port or without.
+		port := 443
+		if host, p, err := net.SplitHostPort(id); err == nil {
+			if port, err = strconv.Atoi(p); err != nil || port < 1 || port > 65535 {
+				return invalid("%.80q is no port", p)
+			}
+			id = host
+		}
+		host, err := manifest.CheckHost(strings.Trim(id, "[]"))
+		if err != nil {
+			return invalid("%s", err)
+		}
+		req.Object = policy.Object{Kind: k, ID: host, Name: host, Port: port}
+		if req.Caller != nil {
+			req.Object = policy.HostObject(req.Caller, host, port)
+		}
+		return nil
 	}
 	switch {
 	case s == "" || s == "-":

@@ -132,10 +132,11 @@ type use struct {
 // judge asks the policy whether the function may reach t, and records what it
 // says. detail adds to the record. An error means that it may not.
 func (a *attached) judge(ctx context.Context, t *target, detail map[string]string) error {
-	c, ref := t.run.call, a.v.Ref()
+	c, ref, object := t.run.call, a.v.Ref(), t.object()
+	object.Method, object.Path = detail["method"], detail["path"] // of a request that is read
 	req := policy.Request{
 		Principal: bawn.Principal{Kind: bawn.PrincipalFunction, ID: ref.Function + "@" + ref.Qualifier, Name: ref.Function, Tenant: ref.Tenant},
-		Action:    policy.Egress, Resource: ref, Object: t.object(), Invocation: c.ID,
+		Action:    policy.Egress, Resource: ref, Object: object, Invocation: c.ID,
 		Caller: a.v, Origin: c.From(), Chain: append(c.Chain[:len(c.Chain):len(c.Chain)], ref), Hops: c.Hops,
 		Detail: detail,
 	}

@@ -26,9 +26,6 @@ const (
 	clearPort     = 80   // where a rule that Bawn reads requests of takes them as plain HTTP, too
 )
 
-// anyHost is how the policy calls what egress.everything opens.
-const anyHost = "*"
-
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // parseName returns a host's name as DNS has it: in ASCII, lower case, without
@@ -351,7 +348,7 @@ func (a *attached) fill(t *target) {
 		}
 	}
 	if t.host == nil && a.plan.egress.Everything.Open(a.b.cfg.Now()) && slices.Contains(bawn.EverythingPorts(), t.inside) {
-		t.host = &bawn.Host{Host: anyHost, Ports: []int{t.inside}, Plaintext: t.inside == clearPort}
+		t.host = &bawn.Host{Host: bawn.AnyHost, Ports: []int{t.inside}, Plaintext: t.inside == clearPort}
 		t.hosts = []*bawn.Host{t.host}
 	}
 }

@@ -63,6 +63,29 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
+// A decision on what a function reaches, alone: with 64 rules it must cost what it
+// costs with one, whether the name is exact or a wildcard's.
+func BenchmarkReach(b *testing.B) {
+	for _, n := range []int{1, 64} {
+		v := made("f", nil, nil)
+		v.Digest = fmt.Sprint(n)
+		for i := range n {
+			v.Perimeter.Egress.Hosts = append(v.Perimeter.Egress.Hosts, bawn.Host{Host: fmt.Sprintf("*.h%d.example", i), Ports: []int{443}})
+		}
+		v.Perimeter.Egress.Hosts[n-1].Host = "api.example.com"
+		e := New(nil, nil)
+		r := wants(v, Egress, HostObject(v, "api.example.com", 443))
+		b.Run(fmt.Sprintf("rules/%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !e.Ask(r).Allow {
+					b.Fatal("denied")
+				}
+			}
+		})
+	}
+}
+
 func digested(v *bawn.Version) *bawn.Version {
 	if v != nil {
 		v.Digest = v.Perimeter.Egress.Functions[0]

@@ -7,16 +7,22 @@ import (
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
+	expast "github.com/cedar-policy/cedar-go/x/exp/ast"
 
 	"bawn.dev/bawn"
 )
 
-// own is what a version's manifest says: whom it may call, and who may call it.
+// own is what a version's manifest says: whom it may call and what it may reach,
+// and who may call it.
 type own struct {
-	entity  *types.Entity     // the function
-	calls   *slice            // egress: what the function may do
-	callers *slice            // ingress, beside the routes
-	routes  map[string]*slice // ingress, by the route
+	entity  *types.Entity              // the function
+	calls   *slice                     // egress: which functions it may call
+	reaches map[types.EntityUID]*slice // egress: hosts, databases and secrets, by what they are about
+	callers *slice                     // ingress, beside the routes
+	routes  map[string]*slice          // ingress, by the route
+
+	mu      sync.RWMutex
+	objects map[Object]*types.Entity // what was made of hosts and databases that were wanted
 }
 
 // line is one thing that a manifest says, as a rule.
@@ -65,6 +71,9 @@ func lines(v *bawn.Version) []line {
 	for _, f := range v.Perimeter.Egress.Functions {
 		add("egress.functions["+f+"]", "", "permit", "principal == "+string(me.MarshalCedar()), "call", functionUID(v.Tenant, f), "")
 	}
+	reaches(v, func(field, action string, resource types.EntityUID, rest string) {
+		add(field, "", "permit", "principal == "+string(me.MarshalCedar()), action, resource, rest)
+	})
 	return all
 }
 
@@ -108,13 +117,17 @@ func compile(v *bawn.Version) (*own, error) {
 		return nil, err
 	}
 	me := functionUID(v.Tenant, v.Function)
-	o := &own{entity: newThing(typeFunction, v.Tenant, v.Function), routes: map[string]*slice{}}
+	o := &own{entity: newThing(typeFunction, v.Tenant, v.Function), routes: map[string]*slice{}, reaches: map[types.EntityUID]*slice{}}
+	out := map[types.EntityUID][]rule{}
 	var calls, callers []rule
 	routes := map[string][]rule{}
 	for i, l := range all {
 		switch {
 		case l.route != "":
 			routes[l.route] = append(routes[l.route], list[i])
+		case strings.HasPrefix(l.field, "egress.") && !strings.HasPrefix(l.field, "egress.functions["):
+			what := (*expast.Policy)(list[i].policy.AST()).Resource.(expast.ScopeTypeEq).Entity
+			out[what] = append(out[what], list[i])
 		case strings.HasPrefix(l.field, "egress."):
 			calls = append(calls, list[i])
 		default:
@@ -125,6 +138,13 @@ func compile(v *bawn.Version) (*own, error) {
 	o.callers = newSlice(callers, actionUID(Invoke), me, nil)
 	for route, list := range routes {
 		o.routes[route] = newSlice(list, actionUID(Invoke), me, nil)
+	}
+	for what, list := range out {
+		action := Egress
+		if what.Type == typeSecret {
+			action = Secret
+		}
+		o.reaches[what] = newSlice(list, actionUID(action), what, nil)
 	}
 	return o, nil
 }

@@ -51,6 +51,21 @@ func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
 	if t := req.Target; t != nil && (t.Tenant != req.Resource.Tenant || t.Function != req.Resource.Function || req.Object.Kind != "") {
 		return Decision{Reason: "what is to run is not what was asked for"}
 	}
+	if req.Action == Egress || req.Action == Secret {
+		if principal.UID.Type != typeFunction {
+			return e.misfit(req)
+		}
+		resource, why := e.resource(req)
+		switch {
+		case resource == nil:
+			return Decision{Reason: why}
+		case !fits.resources[resource.UID.Type]:
+			return e.misfit(req)
+		}
+		return e.decideReach(&question{
+			e: e, principal: principal, action: actionUID(req.Action), resource: resource, req: req, guards: g, now: now, direct: true,
+		})
+	}
 	rules, err := e.compiled.of(req.Target)
 	if err != nil {
 		return Decision{Reason: "the rules of " + req.Target.Ref().String() + " cannot be read", Fix: "deploy it again"}
@@ -174,6 +189,8 @@ func (q *question) ask(o *outcome, manifest *own) {
 			asked[2] = manifest.callers
 		case Call:
 			asked[1] = manifest.calls
+		case Egress, Secret:
+			asked[1] = manifest.reaches[q.resource.UID]
 		}
 	}
 	for i, g := range [2]*scope{whole, tenant} {

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"strconv"
@@ -64,12 +65,15 @@ const (
 // tenant of [Request.Resource].
 type Object struct {
 	Kind Kind
-	ID   string
+	ID   string // of a host: as the manifest has it, [bawn.AnyHost] for everything
 
-	// Of a host or a database: what a rule's pattern stands for this time, and
-	// where. Name is a name in lower case or an address.
-	Name string
-	Port int
+	// Of a host or a database: what a rule's pattern stands for this time, and where.
+	// Name is a name in lower case or an address. Of a request that is read, what it
+	// asks for.
+	Name   string
+	Port   int
+	Method string
+	Path   string // without the query
 }
 
 // Request is one question to the engine.
@@ -109,7 +113,8 @@ type Decision struct {
 
 	Policies []string // the policies that determined it, by their ids
 
-	failed bool // a rule could not be evaluated
+	Line   string // of the manifest that would allow what a function wants outside
+	failed bool   // a rule could not be evaluated
 }
 
 // strangerBurst bounds how many refusals of strangers each door records in a
@@ -269,11 +274,17 @@ func detail(req *Request, d *Decision) map[string]string {
 		}
 	}
 	maps.Copy(m, req.Detail)
-	if o := req.Object; o.Kind != "" {
+	if o := &req.Object; o.Kind != "" {
 		m["object"] = string(o.Kind) + ":" + o.ID
-		if o.Name != "" {
-			m["host"], m["port"] = o.Name, strconv.Itoa(o.Port)
+		if o.Kind == Host || o.Name != "" {
+			m["host"], m["port"] = cmp.Or(o.Name, o.ID), strconv.Itoa(o.Port)
 		}
+		if o.Method != "" {
+			m["method"], m["path"] = o.Method, cutText(o.Path, maxRecordedPath)
+		}
+	}
+	if d.Line != "" && m["manifest"] == "" {
+		m["manifest"] = d.Line
 	}
 	if len(d.Policies) > 0 {
 		m["policies"] = strings.Join(d.Policies, ",")
@@ -301,6 +312,16 @@ func detail(req *Request, d *Decision) map[string]string {
 		return nil
 	}
 	return m
+}
+
+// maxRecordedPath bounds the path of a request in its record.
+const maxRecordedPath = 512
+
+func cutText(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // Allows reports what Authorize would decide, and records nothing: it is for

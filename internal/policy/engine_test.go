@@ -123,7 +123,7 @@ func about(p bawn.Principal, a Action, tenant, function string) Request {
 	case Grant, Secret:
 		req.Object = Object{Kind: Vault, ID: "stripe"}
 	case Egress:
-		req.Object = Object{Kind: Host, ID: "api.example:443"}
+		req.Object = Object{Kind: Host, ID: "api.example", Port: 443}
 	case Publish:
 		req.Object = Object{Kind: Topic, ID: "orders"}
 	}

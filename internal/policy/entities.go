@@ -25,6 +25,9 @@ const (
 	typeCert         types.EntityType = "Bawn::Cert"
 	typeAnonymous    types.EntityType = "Bawn::Anonymous"
 	typeNode         types.EntityType = "Bawn::Node"
+	typeHost         types.EntityType = "Bawn::Host"
+	typeDatabase     types.EntityType = "Bawn::Database"
+	typeSecret       types.EntityType = "Bawn::Secret"
 )
 
 // astOf brings Cedar's two names of one type together.
@@ -198,7 +201,7 @@ func (q *question) context(needs attributes) types.Record {
 	case needs == needPublic:
 		return q.e.notPublic
 	}
-	m := make(types.RecordMap, 13)
+	m := make(types.RecordMap, 15)
 	if needs&needNow != 0 {
 		m["now"] = types.NewDatetime(q.now)
 	}
@@ -257,6 +260,12 @@ func (q *question) context(needs attributes) types.Record {
 			all[i] = roleUID(r)
 		}
 		m["onBehalfRoles"] = types.NewSet(all...)
+	}
+	if needs&needMethod != 0 && q.req.Object.Method != "" {
+		m["method"] = types.String(q.req.Object.Method)
+	}
+	if needs&needPath != 0 && q.req.Object.Path != "" {
+		m["path"] = types.String(q.req.Object.Path)
 	}
 	return types.NewRecord(m)
 }

@@ -25,6 +25,8 @@ func (e *Engine) answer(q *question, o *outcome) Decision {
 		d.Policies, d.failed = o.failed, true
 		d.Reason = "the rule " + o.failed[0] + " cannot be evaluated, and might forbid it"
 		d.Fix = "whoever has the right to change it corrects it: bawn policy show, bawn policy set"
+	case q.action.ID == "egress" || q.action.ID == "secret":
+		d.Reason, d.Fix, d.Line = unreached(q)
 	default:
 		d.Reason, d.Fix = e.missing(q)
 	}

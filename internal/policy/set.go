@@ -191,6 +191,8 @@ const (
 	needCalled
 	needOnBehalf
 	needOnBehalfRoles
+	needMethod
+	needPath
 
 	needAll = 1<<iota - 1
 )
@@ -223,6 +225,10 @@ func attributeOf(name string) attributes {
 		return needOnBehalf
 	case "onBehalfRoles":
 		return needOnBehalfRoles
+	case "method":
+		return needMethod
+	case "path":
+		return needPath
 	}
 	return needAll
 }
