@@ -90,6 +90,7 @@ type attached struct {
 	names     names
 	databases map[string]*binding // by name; not changed after Attach
 	clear     *clearing           // nil if it may reach no host
+	held      []heldSecret        // as files; not changed after Attach
 	running   sync.WaitGroup      // the goroutines of this instance
 
 	mu     sync.Mutex
@@ -200,6 +201,7 @@ func (a *attached) Close() {
 		a.clear.close()
 	}
 	a.running.Wait()
+	a.leaveSecrets()
 	a.flush()
 }
 

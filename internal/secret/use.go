@@ -222,4 +222,72 @@ func (v *Vault) Current(tenant, name string) int {
 	return n.Number
 }
 
+// Previous returns the number of the newest version before the current one that a
+// function may read, or 0.
+func (v *Vault) Previous(fn *bawn.Version, name string) int {
+	row, _, err := v.find(fn.Tenant, name)
+	if err != nil || !granted(&row.Secret, fn.Function) || !asks(fn, name, Read) {
+		return 0
+	}
+	newest := 0
+	for _, n := range row.Versions {
+		if n.Ends != nil && n.Ends.After(v.cfg.Now()) {
+			newest = max(newest, n.Number)
+		}
+	}
+	return newest
+}
+
+// Redactor finds the values that a function may use, in every version that has not
+// ended; nil if there are none. It is as of now: who keeps one asks again after a
+// while. To ask costs next to nothing while no secret changes.
+func (v *Vault) Redactor(fn *bawn.Version) *Redactor {
+	if len(asked(fn)) == 0 {
+		return nil
+	}
+	key, now := fn.Ref().String(), v.changes.Load()
+	v.keysMu.RLock()
+	made, ok := v.redactors[key]
+	v.keysMu.RUnlock()
+	if ok && made.changes == now && fn.Digest == made.digest {
+		return made.redactor
+	}
+	made = keptRedactor{now, fn.Digest, v.redactor(fn)}
+	v.keysMu.Lock()
+	defer v.keysMu.Unlock()
+	if v.redactors == nil || len(v.redactors) >= maxNames {
+		v.redactors = map[string]keptRedactor{}
+	}
+	v.redactors[key] = made
+	return made.redactor
+}
+
+// keptRedactor is a redactor, and how many changes it knows of.
+type keptRedactor struct {
+	changes  uint64
+	digest   string
+	redactor *Redactor
+}
+
+func (v *Vault) redactor(fn *bawn.Version) *Redactor {
+	var values [][]byte
+	defer func() {
+		for _, b := range values {
+			clear(b)
+		}
+	}()
+	for _, name := range asked(fn) {
+		row, _, err := v.find(fn.Tenant, name)
+		if err != nil || !granted(&row.Secret, fn.Function) {
+			continue
+		}
+		for _, n := range v.alive(row.Secret).Versions {
+			if value, err := v.openFor(fn, spot{row.Tenant, row.Name, n.Number}); err == nil {
+				values = append(values, value.Bytes())
+			}
+		}
+	}
+	return NewRedactor(values)
+}
+
 func itoa(n int) string { return strconv.Itoa(n) }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bawn.dev/bawn"
@@ -60,8 +61,11 @@ type Vault struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	keysMu sync.RWMutex
-	keys   map[string]*ownKey // by tenant.function
+	changes atomic.Uint64 // of secrets, after which what was made of them is old
+
+	keysMu    sync.RWMutex
+	keys      map[string]*ownKey      // by tenant.function
+	redactors map[string]keptRedactor // by version of a function
 }
 
 // secretRow is a secret as it is stored. One that was removed stays as a mark, so that
@@ -127,6 +131,7 @@ func OpenVault(ctx context.Context, cfg VaultConfig) (*Vault, error) {
 	if err := v.sweep(ctx); err != nil {
 		cfg.Log.Warn("what is left of secrets that died is wiped at the next start", "error", err)
 	}
+	v.secrets.Watch(func(string, *secretRow) { v.changes.Add(1) })
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	v.stop = stop
 	go v.run(run)
