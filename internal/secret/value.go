@@ -14,7 +14,11 @@ const hidden = "[secret]"
 // Value is what a secret is at one version. Nothing prints, logs or encodes it: who
 // needs the bytes says so. Clear it after use. The zero Value has no bytes. It is
 // safe for concurrent use.
-type Value struct{ p *plain } // a pointer: what prints a struct that holds a Value sees an address at most
+type Value struct {
+	// A function: what prints a struct that holds a Value in a field of its own, where
+	// no method is asked, sees an address at most, whatever the verb.
+	get func() *plain
+}
 
 type plain struct {
 	mu     sync.Mutex
@@ -22,36 +26,41 @@ type plain struct {
 	number int
 }
 
-func newValue(data []byte, number int) Value { return Value{&plain{bytes: data, number: number}} }
+func newValue(data []byte, number int) Value {
+	p := &plain{bytes: data, number: number}
+	return Value{func() *plain { return p }}
+}
 
 // Bytes returns the value itself, which ends with Clear; it must not be changed or
 // kept.
 func (v Value) Bytes() []byte {
-	if v.p == nil {
+	if v.get == nil {
 		return nil
 	}
-	v.p.mu.Lock()
-	defer v.p.mu.Unlock()
-	return v.p.bytes
+	p := v.get()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bytes
 }
 
 // Number returns which version of the secret it is.
 func (v Value) Number() int {
-	if v.p == nil {
+	if v.get == nil {
 		return 0
 	}
-	return v.p.number
+	return v.get().number
 }
 
 // Clear overwrites the value. What was copied of it stays.
 func (v Value) Clear() {
-	if v.p == nil {
+	if v.get == nil {
 		return
 	}
-	v.p.mu.Lock()
-	defer v.p.mu.Unlock()
-	clear(v.p.bytes)
-	v.p.bytes = nil
+	p := v.get()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.bytes)
+	p.bytes = nil
 }
 
 // String returns "[secret]".
