@@ -44,9 +44,16 @@ A deploy that widens a function's perimeter, its first one included, waits until
 somebody else approves it ("bawn approve"). Where there is nobody else, --solo says so:
 such deploys count as approved then, which is recorded and shown by status and doctor.
 
+Functions reach hosts of the public internet that their manifests name. An address of
+the host itself, of a private network or of any other special range is refused, whatever
+name leads there, unless --egress-allow names it. --egress-resolve says at which address
+a name is, in the place of DNS, and --egress-ca whom servers are trusted by beside the
+system's authorities. bawn doctor shows all three.
+
 SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`,
 		Example: `  bawn up --solo
   bawn up --user www-data
+  bawn up --egress-allow 10.1.2.3:5432 --egress-resolve db.internal=10.1.2.3 --egress-ca internal-ca.pem
   bawn up --data /srv/bawn --public 0.0.0.0:443 --admin 127.0.0.1:8444 --name fn.example.org
   ` + client.ContextEnv + `=./context.json bawn up --data ./data --public 127.0.0.1:0 --admin 127.0.0.1:0`,
 		Args: cobra.NoArgs,
@@ -93,6 +100,9 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
 	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
 	f.StringArrayVar(&cfg.Witnesses, "witness", nil, "who cosigns the audit log, as URL=KEY of a bawn witness (more than once)")
+	f.StringArrayVar(&cfg.EgressAllow, "egress-allow", nil, "an address that functions may reach although it is not of the public internet: ADDR or CIDR, with or without :PORT (more than once)")
+	f.StringArrayVar(&cfg.EgressResolve, "egress-resolve", nil, "at which address a name is, for functions and in the place of DNS: NAME=ADDR (more than once)")
+	f.StringVar(&cfg.EgressCA, "egress-ca", "", "a file of certificates in PEM that servers outside are trusted by, beside the system's")
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
 	f.StringVar(&user, "user", "", "the user, or its number, that the server becomes when it is started as root; root keeps it root")

@@ -181,7 +181,7 @@ func (a *attached) End() bawn.Traffic {
 // Stale reports whether the instance holds what has been replaced since.
 func (a *attached) Stale() bool { return a.staleSecrets() }
 
-// Close ends everything and waits until it has ended.
+// Close ends everything, at once: what still runs is over in a moment.
 func (a *attached) Close() {
 	a.mu.Lock()
 	was := a.closed
@@ -200,9 +200,10 @@ func (a *attached) Close() {
 	if a.clear != nil {
 		a.clear.close()
 	}
-	a.running.Wait()
-	a.leaveSecrets()
-	a.flush()
+	go func() {
+		a.leaveSecrets()
+		a.flush()
+	}()
 }
 
 // ServeHTTP answers what the function's code asks of the endpoint in its sandbox:

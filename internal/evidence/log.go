@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +54,8 @@ type Config struct {
 	Keep string
 
 	Witnesses []tlog.WitnessURL // who is shown every checkpoint
+	// Dial connects to them; nil means a plain [net.Dialer].
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// Before holds the records of a Bawn that kept them in the store; they are
 	// taken over once. Nil means that there are none.
@@ -85,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	cfg.Origin = cmp.Or(cfg.Origin, "bawn")
 	cfg.MaxAge = cmp.Or(cfg.MaxAge, defaultAge)
 	cfg.MinAge = cmp.Or(cfg.MinAge, defaultMinAge)
-	t, err := tlog.Open(tlog.Config{Dir: cfg.Dir, Origin: cfg.Origin, Seed: cfg.Key, Head: cfg.Head, Log: cfg.Log})
+	t, err := tlog.Open(tlog.Config{Dir: cfg.Dir, Origin: cfg.Origin, Seed: cfg.Key, Head: cfg.Head, Log: cfg.Log, Dial: cfg.Dial})
 	if err != nil {
 		return nil, err
 	}

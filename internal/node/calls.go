@@ -11,6 +11,7 @@ import (
 	"bawn.dev/bawn/internal/api"
 	"bawn.dev/bawn/internal/control"
 	"bawn.dev/bawn/internal/deploy"
+	"bawn.dev/bawn/internal/egress"
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/ingress"
 	"bawn.dev/bawn/internal/interior"
@@ -56,6 +57,7 @@ type calls struct {
 	rules    *policy.Engine
 	driver   sandbox.Driver
 	runtimes []interior.Definition
+	broker   *egress.Broker
 	pool     *interior.Pool
 	gate     *ingress.Gate
 	invoker  *invoke.Invoker
@@ -83,6 +85,7 @@ func (n *Node) openCalls(s spine) {
 		}
 	})
 	looking.Wait()
+	c.broker = egress.New(egress.Config{Authorize: s.rules.Authorize, Guard: n.guard, Errors: log})
 	c.pool = interior.NewPool(interior.Config{
 		Driver: c.driver, Definitions: c.runtimes,
 		// Upwards: an instance's code comes from the gate of packages, which
@@ -95,6 +98,8 @@ func (n *Node) openCalls(s spine) {
 		Serve: func(w http.ResponseWriter, r *http.Request, next func(string) *bawn.Call) {
 			c.lambda.Inside(w, r, next)
 		},
+		// Sideways: what a function reaches outside, it reaches through the broker.
+		Attach: c.attach,
 		Errors: log, Warm: n.cfg.Warm,
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
@@ -253,7 +258,7 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: append(append(n.calls.driver.Probe(), n.fourEyes(), n.privileges()), n.witnessed()...)}
+	doc := api.Doctor{Capabilities: append(append(n.calls.driver.Probe(), n.fourEyes(), n.privileges(), n.reaches()), n.witnessed()...)}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

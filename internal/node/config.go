@@ -37,9 +37,14 @@ type Config struct {
 	Warm         int           // warm sandboxes for each runtime in use; 0: the pool's default; negative: none
 	// Solo says that the node has one operator only: nobody could approve what
 	// they deploy, so it counts as approved. It is recorded, and shown.
-	Solo      bool
-	Witnesses []string     // who cosigns the audit log's checkpoints: URL=KEY
-	Log       *slog.Logger // nil discards
+	Solo bool
+	// What functions may reach beyond the public internet, for the flags of the
+	// same names: see [egress.GuardConfig].
+	EgressAllow   []string
+	EgressResolve []string
+	EgressCA      string
+	Witnesses     []string     // who cosigns the audit log's checkpoints: URL=KEY
+	Log           *slog.Logger // nil discards
 
 	// User is whom the process becomes for good, with no privilege left, as soon
 	// as it can; it must be root until then. Nil: it stays who it is.

@@ -21,6 +21,7 @@ import (
 	"bawn.dev/bawn/internal/api"
 	"bawn.dev/bawn/internal/control"
 	"bawn.dev/bawn/internal/deploy"
+	"bawn.dev/bawn/internal/egress"
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/evidence/tlog"
 	"bawn.dev/bawn/internal/host"
@@ -43,6 +44,7 @@ type Node struct {
 	store   *store.Store
 	record  *evidence.Log
 	vault   *secret.Vault
+	guard   *egress.Guard
 	state   *keeper
 	calls   calls
 	context *contextFile
@@ -123,6 +125,11 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 
+	// Every connection to the outside is made by it.
+	if n.guard, err = egress.NewGuard(egress.GuardConfig{Allow: cfg.EgressAllow, Resolve: cfg.EgressResolve, CA: cfg.EgressCA}); err != nil {
+		return nil, err
+	}
+
 	// The last that needs root. What was opened until here stays open; nothing
 	// after this can open what the user cannot.
 	n.context = &contextFile{path: cfg.ContextFile}
@@ -156,7 +163,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 		witnesses = append(witnesses, w)
 	}
-	if n.record, err = openEvidence(ctx, data, n.ca, root, evidence.Config{Witnesses: witnesses, Before: st, Log: log}); err != nil {
+	if n.record, err = openEvidence(ctx, data, n.ca, root, evidence.Config{Witnesses: witnesses, Dial: n.guard.DialTrusted, Before: st, Log: log}); err != nil {
 		return nil, err
 	}
 	n.onClose("evidence", func(context.Context) error { return n.record.Close() })
@@ -186,7 +193,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		// Upwards: nobody of a tenant that is suspended gets in.
 		Suspended: tenants.Suspended,
 		Store:     st, Keys: n.keys, Dir: filepath.Join(data, "identity"), Secret: root.derive("signing keys"),
-		Dial: dialIssuer, TrustDomain: n.ca.id(), Log: log,
+		Dial: n.dialIssuer, TrustDomain: n.ca.id(), Log: log,
 	}); err != nil {
 		return nil, err
 	}
@@ -233,7 +240,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	// a call that comes before it is done waits for it.
 	metrics := newMetrics(cfg.Version)
 	metrics.ground(st, n.record)
-	traces, err := openTracer(ctx, cfg.OTLPEndpoint, cfg.Version, n.ca.id(), log)
+	traces, err := openTracer(ctx, cfg.OTLPEndpoint, n.guard.DialTrusted, cfg.Version, n.ca.id(), log)
 	if err != nil {
 		return nil, err
 	}
@@ -261,6 +268,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	start := map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String(), "user": n.user()}
 	if cfg.Solo {
 		start["solo"] = "deploys that widen a perimeter count as approved"
+	}
+	if allowed := n.guard.Allowed(); len(allowed) > 0 {
+		start["egress"] = strings.Join(allowed, " ")
 	}
 	if w := n.Weaker(); w != "" {
 		start["weaker"] = w

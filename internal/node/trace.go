@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -33,8 +34,14 @@ type tracer struct {
 	tracer   trace.Tracer
 }
 
+// otlpTimeout bounds one delivery of traces.
+const otlpTimeout = 10 * time.Second
+
+// A dialer is a net.Dialer.DialContext.
+type dialer = func(ctx context.Context, network, addr string) (net.Conn, error)
+
 // openTracer makes a tracer for an OTLP/HTTP endpoint; "" gives nil.
-func openTracer(ctx context.Context, endpoint, version, node string, log *slog.Logger) (*tracer, error) {
+func openTracer(ctx context.Context, endpoint string, dial dialer, version, node string, log *slog.Logger) (*tracer, error) {
 	if endpoint == "" {
 		return nil, nil
 	}
@@ -46,7 +53,10 @@ func openTracer(ctx context.Context, endpoint, version, node string, log *slog.L
 	if u.Path == "" || u.Path == "/" {
 		u.Path = "/v1/traces"
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()))
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()), otlptracehttp.WithHTTPClient(&http.Client{
+		Timeout:   otlpTimeout,
+		Transport: &http.Transport{DialContext: dial, Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute},
+	}))
 	if err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInvalid, "node.trace", "traces cannot be sent to %s", u.Host)
 	}

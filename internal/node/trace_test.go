@@ -1,6 +1,7 @@
 package node
 
 import (
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -72,7 +73,7 @@ func TestSpansOfACallThroughTheAPI(t *testing.T) {
 }
 
 func TestTracesAreOffUnlessAsked(t *testing.T) {
-	tr, err := openTracer(t.Context(), "", "v", "n", nil)
+	tr, err := openTracer(t.Context(), "", nil, "v", "n", nil)
 	if tr != nil || err != nil {
 		t.Fatalf("%v, %v", tr, err)
 	}
@@ -91,7 +92,7 @@ func TestTracesAreSent(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got <- r.Method + " " + r.URL.Path }))
 	defer srv.Close()
 	cfg := config(t)
-	tr, err := openTracer(t.Context(), srv.URL, "v", "n", cfg.Log)
+	tr, err := openTracer(t.Context(), srv.URL, new(net.Dialer).DialContext, "v", "n", cfg.Log)
 	if err != nil {
 		t.Fatal(err)
 	}

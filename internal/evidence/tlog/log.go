@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,6 +40,9 @@ type Config struct {
 	Seed   []byte        // of its Ed25519 key: 32 bytes
 	Every  time.Duration // how often a checkpoint is made; 0 means a second
 	Log    *slog.Logger  // takes failures to write; nil discards
+
+	// Dial connects to witnesses; nil means a plain [net.Dialer].
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	// Head is a file outside of Dir that holds a checkpoint of the last seconds: a
 	// log that is behind it, or another, has been rolled back or replaced and is

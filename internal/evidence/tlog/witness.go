@@ -387,7 +387,8 @@ func (l *Log) submit(ctx context.Context, w WitnessURL, c Checkpoint, seen int64
 	if err != nil {
 		return nil, err
 	}
-	hc := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	tr := &http.Transport{DialContext: l.cfg.Dial, Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: 64 << 10, DisableKeepAlives: true}
+	hc := http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	res, err := hc.Do(req)
 	if err != nil {
 		return nil, err
