@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,8 @@ const (
 	filesView = "v"
 )
 
-// filesSize bounds what the files of all sandboxes take together.
-const filesSize = "1g"
+// filesBytes bounds what the files of all sandboxes take together.
+const filesBytes = 1 << 30
 
 // Files that every sandbox has, unless it is given others: a name for loopback,
 // and where to ask for all else.
@@ -34,7 +35,8 @@ var defaultFiles = map[string]string{
 // a disk where the kernel lets this process say so, as it does the host's root
 // since Linux 6.4. It reports whether it could.
 func mountFiles(rootless bool) (noswap bool, err error) {
-	const flags, data = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "mode=0711,size=" + filesSize
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	data := "mode=0711,size=" + strconv.Itoa(filesBytes)
 	noswap = !rootless && unix.Mount("bawn", filesDir, "tmpfs", flags, data+",noswap") == nil
 	if !noswap {
 		err = unix.Mount("bawn", filesDir, "tmpfs", flags, data)
