@@ -120,7 +120,7 @@ func (b *Broker) Attach(ctx context.Context, in Inside) (_ Reach, err error) {
 	}
 	r := Reach{Outside: a, Env: map[string]string{}}
 	if hosts := a.plan.hosts(); hosts != nil {
-		r.Files = append(r.Files, sandbox.AttachedFile{Path: "/etc/hosts", Data: hosts})
+		r.Files = append(r.Files, sandbox.AttachedFile{Path: sandbox.HostsFile, Data: hosts})
 	}
 	for _, part := range []func(context.Context) ([]sandbox.AttachedFile, map[string]string, error){a.attachClear, a.attachSecrets, a.attachDatabases} {
 		files, env, err := part(ctx)
@@ -184,13 +184,15 @@ func (a *attached) Stale() bool { return a.staleSecrets() }
 // Close ends everything, at once: what still runs is over in a moment.
 func (a *attached) Close() {
 	a.mu.Lock()
-	was := a.closed
+	was, run := a.closed, a.run // End still asks that what went through it
 	a.closed = true
 	a.mu.Unlock()
 	if was {
 		return
 	}
-	a.End()
+	if run != nil {
+		run.end()
+	}
 	for _, ln := range a.listeners {
 		ln.Close()
 	}

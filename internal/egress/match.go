@@ -193,16 +193,15 @@ func (p *plan) sockets() []sandbox.Port {
 }
 
 // local returns the ranges that the sandbox takes for its own, so that what goes
-// there comes to Bawn. Loopback is its own anyway.
+// there comes to Bawn: every address of IPv4, so that what a function tries at an
+// address of its own choosing is judged and recorded, where a rule is about the
+// port, and the ranges of IPv6 that rules name.
 func (p *plan) local() []netip.Prefix {
-	var all []netip.Prefix
+	all := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
 	for _, pt := range p.patterns {
-		if pt.prefix.IsValid() && !pt.prefix.Addr().IsLoopback() {
+		if pt.prefix.IsValid() && pt.prefix.Addr().Is6() && !pt.prefix.Addr().IsLoopback() {
 			all = append(all, pt.prefix)
 		}
-	}
-	if p.egress.Everything != nil {
-		all = append(all, netip.PrefixFrom(netip.IPv4Unspecified(), 0))
 	}
 	return all
 }
@@ -376,7 +375,8 @@ func splitAddress(s string) (string, netip.Addr, int) {
 // addrPort returns the address of one end of a TCP connection.
 func addrPort(a net.Addr) netip.AddrPort {
 	if t, ok := a.(*net.TCPAddr); ok {
-		return t.AddrPort()
+		p := t.AddrPort() // in a network with IPv6 ranges the older kind comes mapped
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 	}
 	return netip.AddrPort{}
 }

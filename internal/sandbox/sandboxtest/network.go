@@ -255,6 +255,54 @@ func (s *suite) rangesComeHome(t *testing.T) {
 	}
 }
 
+// allComesHome holds that with every address made local the listener has what was
+// meant for others, and nothing leaves the sandbox all the same.
+func (s *suite) allComesHome(t *testing.T) {
+	w := newWatchtower(t)
+	s.n++
+	box, err := s.driver.Start(t.Context(), sandbox.Spec{ID: fmt.Sprintf("suite-%d", s.n), Image: "actor"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { box.Kill(); <-box.Done() })
+	ln := listen(t, box, sandbox.Port{Network: "tcp", Port: 80}, netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, c.LocalAddr())
+			c.Close()
+		}
+	}()
+	at := limits
+	at.Code = []string{s.code}
+	if err := box.Attach(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	if err := box.Exec(t.Context(), []string{"/var/task/bootstrap"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	in := &actor{box, t, bufio.NewReader(box.Conn())}
+	in.read()
+	home := 0
+	for _, words := range append(w.tries, []string{"dial", "tcp", "8.8.8.8:80"}) {
+		got := in.do(words...)
+		if len(words) == 3 && words[0] == "dial" && strings.HasSuffix(words[2], ":80") && words[2][0] != '[' {
+			if home++; got.OK != words[2] {
+				t.Errorf("%s arrived as %+v", words[2], got)
+			}
+		} else if got.Error == "" || got.Errno == "GONE" {
+			t.Errorf("%v: %+v", words, got)
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // what is on its way to the host arrives
+	if n := w.came.Load(); n != 0 || home != 2 {
+		t.Errorf("%d connections or datagrams arrived on the host, %d addresses at home", n, home)
+	}
+}
+
 // nothingComesIn holds that neither the host nor another sandbox reaches what a
 // function listens on.
 func (s *suite) nothingComesIn(t *testing.T) {

@@ -61,6 +61,7 @@ func Run(t *testing.T, d sandbox.Driver) {
 	t.Run("C1 loopback alone", s.network)
 	t.Run("C1 no other way out", s.noOtherWay)
 	t.Run("C1 ranges that come home", s.rangesComeHome)
+	t.Run("C1 all addresses come home", s.allComesHome)
 	t.Run("C7 nothing comes in", s.nothingComesIn)
 	t.Run("E3 files in memory", s.filesInMemory)
 	t.Run("attempts are limited", s.attemptFlood)
