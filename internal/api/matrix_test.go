@@ -93,6 +93,7 @@ var named = map[string][]form{
 		{path: "/v1/can", body: `{"principal": "role:admin", "action": "invoke", "resource": "<function>"}`},
 		{path: "/v1/can", body: `{"principal": "function:<function>", "action": "call", "resource": "own"}`},
 	},
+	"GET /v1/data":         {{path: "/v1/data?name=<function>"}, {path: "/v1/data?name=<name>"}},
 	"GET /v1/explain/{id}": {{path: "/v1/explain/<record>"}, {path: "/v1/explain/<index>"}, {path: "/v1/explain/<invocation>"}},
 
 	"GET /v1/audit":              {},

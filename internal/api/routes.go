@@ -47,6 +47,7 @@ func (a *api) routes() []route {
 		on(a, http.MethodPut, "/v1/policies/{name}", "setPolicy", "Make or change a guardrail", a.setGuardrail),
 		on(a, http.MethodDelete, "/v1/policies/{name}", "removePolicy", "Take a guardrail away", a.removeGuardrail, status(http.StatusNoContent)),
 		on(a, http.MethodPost, "/v1/can", "can", "Ask ahead of time whether somebody may do something", a.can),
+		on(a, http.MethodGet, "/v1/data", "data", "Say which functions can touch which databases and secrets, and which did", a.data),
 		on(a, http.MethodGet, "/v1/explain/{id}", "explain", "Say why a decision was as it was", a.explain),
 
 		on(a, http.MethodGet, "/v1/audit", "audit", "Say how it is with the audit log", a.audit),

@@ -76,6 +76,7 @@ func commands() []command {
 		{"perimeter", newPerimeter},
 		{"can", newCan},
 		{"explain", newExplain},
+		{"data", newData},
 		{"policy", newPolicy},
 		{"key", newKey},
 		{"secret", newSecret},
