@@ -27,6 +27,7 @@ parts:
 
 examples: ## build the examples that are written in Go
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags lambda.norpc -o examples/text/build/bootstrap ./examples/text
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags lambda.norpc -o examples/orders/build/bootstrap ./examples/orders
 	GOOS=wasip1 GOARCH=wasm $(GO) build -trimpath -ldflags '-s -w' -o examples/redact/build/redact.wasm ./examples/redact
 
 demo: setup build examples ## start Bawn, deploy the examples, call each, watch the wall hold, stop

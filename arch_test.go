@@ -68,6 +68,7 @@ cmd/bawn-wasm:
 
 bench: . client internal/policy
 examples:
+examples/orders:
 examples/redact:
 examples/text:
 scripts/testsum:
@@ -87,7 +88,7 @@ github.com/schollz/progressbar/: internal/cli
 golang.org/x/term: internal/cli
 filippo.io/age: internal/backup
 github.com/tink-crypto/: internal/secret
-github.com/jackc/pgx/: internal/egress bawntest/pgtest
+github.com/jackc/pgx/: internal/egress bawntest/pgtest examples/orders
 golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
@@ -101,7 +102,7 @@ github.com/spiffe/: internal/identity
 github.com/aws/aws-sdk-go-v2/: internal/identity
 golang.org/x/oauth2: client
 go.opentelemetry.io/: internal/node
-github.com/aws/aws-lambda-go/: examples/text
+github.com/aws/aws-lambda-go/: examples/text examples/orders
 `
 
 // testDoors is the same for what only tests import.

@@ -5,6 +5,7 @@ package examples
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"bawn.dev/bawn/bawntest"
 	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/manifest"
+	"bawn.dev/bawn/internal/node"
 )
 
 // all reads the manifests, by the folder they are in.
@@ -67,15 +69,23 @@ func TestManifestsCompile(t *testing.T) {
 
 // TestExamplesAnswer deploys every example to a node and runs its try.sh.
 func TestExamplesAnswer(t *testing.T) {
-	n := bawntest.NewNode(t)
+	orders, port := database(t)
+	n := bawntest.NewNode(t, func(c *node.Config) {
+		if orders != "" {
+			c.EgressAllow, c.EgressResolve, c.EgressCA = []string{"127.0.0.1:" + port}, []string{"db.example.test=127.0.0.1"}, filepath.Join(orders, "ca.pem")
+		}
+	})
 	n.NeedSandbox()
 	python, js := n.NeedRuntime(bawntest.Pythons()...), n.NeedRuntime(bawntest.Nodes()...)
 	env := append(os.Environ(),
 		"BAWN_PUBLIC="+n.Context.Public,
 		"BAWN_CA="+filepath.Join(n.Data, "ca.pem"),
-		"BAWN_KEY="+n.MustKey(bawn.RoleInvoker))
+		"BAWN_KEY="+n.MustKey(bawn.RoleInvoker), "BAWN_ORDERS="+orders)
 	for dir, f := range all(t) {
 		t.Run(dir, func(t *testing.T) {
+			if dir == "orders" && orders == "" {
+				t.Skip("SKIP: PostgreSQL is not installed (make setup)")
+			}
 			for name, spec := range f.Functions {
 				// The manifests name the interpreters of Debian 12.
 				switch spec.Runtime.Family() {
@@ -86,7 +96,14 @@ func TestExamplesAnswer(t *testing.T) {
 				case "wasm":
 					n.NeedRuntime(bawn.Wasm)
 				}
+				if db, ok := spec.Egress.Databases["orders"]; ok {
+					db.Postgres = strings.Replace(db.Postgres, ":54329", ":"+port, 1)
+					spec.Egress.Databases["orders"] = db
+				}
 				deploy(t, n, name, spec, code(t, dir, spec))
+			}
+			if dir == "orders" {
+				grant(t, n, orders)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
@@ -100,6 +117,44 @@ func TestExamplesAnswer(t *testing.T) {
 				recorded(t, n)
 			}
 		})
+	}
+}
+
+// database makes the PostgreSQL of the example orders, on a free port, which its
+// try.sh starts. It returns nothing where PostgreSQL is not installed.
+func database(t *testing.T) (dir, port string) {
+	t.Helper()
+	if bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres"); len(bins) == 0 {
+		return "", ""
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ = net.SplitHostPort(ln.Addr().String())
+	ln.Close()
+	if dir, err = os.MkdirTemp("", "orders"); err != nil { // a test's own is not to be passed through by others
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if out, err := exec.Command("sh", "orders/postgres.sh", "make", dir, port).CombinedOutput(); err != nil {
+		t.Fatalf("postgres.sh: %v\n%s", err, out)
+	}
+	return dir, port
+}
+
+// grant gives the example orders its password.
+func grant(t *testing.T, n *bawntest.Node, dir string) {
+	t.Helper()
+	password, err := os.ReadFile(filepath.Join(dir, "password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.CreateSecret(t.Context(), "orders-db", password); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.GrantSecret(t.Context(), "orders-db", "orders"); err != nil {
+		t.Fatal(err)
 	}
 }
 

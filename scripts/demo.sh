@@ -13,6 +13,7 @@ node=nodejs$(node -p 'process.versions.node.split(".")[0]')
 [ "$(id -u)" = 0 ] || { echo "demo: sandboxes are made by root; run: sudo make demo" >&2; exit 1; }
 
 work=$(mktemp -d)
+orders=$(mktemp -d) # of a PostgreSQL, which belongs to nobody
 node_pid=""
 finish() {
 	code=$?
@@ -27,7 +28,7 @@ finish() {
 		echo "demo: failed; the node's log ends with:" >&2
 		tail -n 40 "$work/log" >&2 2>/dev/null || true
 	fi
-	rm -rf "$work"
+	rm -rf "$work" "$orders"
 	exit "$code"
 }
 trap finish EXIT
@@ -37,10 +38,14 @@ trap 'exit 143' TERM
 title() { printf '\n== %s\n' "$*"; }
 show() { printf '$ %s\n' "bawn $*"; "$bawn" "$@" </dev/null; }
 
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+sh examples/orders/postgres.sh make "$orders" "$port"
+
 export BAWN_CONTEXT=$work/context.json
 title "Start a node"
-echo "\$ bawn up --solo --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0"
-"$bawn" up --solo --data "$work/data" --public 127.0.0.1:0 --admin 127.0.0.1:0 >"$work/log" 2>&1 </dev/null &
+echo "\$ bawn up --solo --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0 --egress-allow 127.0.0.1:$port --egress-resolve db.example.test=127.0.0.1 --egress-ca CA"
+"$bawn" up --solo --data "$work/data" --public 127.0.0.1:0 --admin 127.0.0.1:0 \
+	--egress-allow "127.0.0.1:$port" --egress-resolve db.example.test=127.0.0.1 --egress-ca "$orders/ca.pem" >"$work/log" 2>&1 </dev/null &
 node_pid=$!
 for _ in $(seq 300); do
 	[ -s "$BAWN_CONTEXT" ] && break
@@ -55,14 +60,15 @@ cp -r examples "$work/examples"
 # The manifests name the interpreters of Debian 12; on another host they take
 # what is there.
 sed -i "s/runtime: python3\.11/runtime: $python/; s/runtime: nodejs20/runtime: $node/" "$work"/examples/*/bawn.yaml
-for example in hello webhook thumbnail export text redact checkout intruder; do
+sed -i "s/:54329/:$port/" "$work/examples/orders/bawn.yaml"
+for example in hello webhook thumbnail export text redact checkout orders intruder; do
 	show deploy "$work/examples/$example"
 done
 show ls
 
 title "Run the tests of their perimeters"
 # The deploys above have run them too: what fails one does not become live.
-for example in hello webhook thumbnail export text redact intruder; do
+for example in hello webhook thumbnail export text redact orders intruder; do
 	show test --dir "$work/examples/$example"
 done
 
@@ -72,10 +78,18 @@ export BAWN_PUBLIC BAWN_CA=$work/data/ca.pem
 BAWN_KEY=$("$bawn" key create demo --role invoker </dev/null)
 export BAWN_KEY
 
-for example in hello webhook thumbnail export text redact checkout; do
+title "Give one of them its secret"
+show secret set orders-db <"$orders/password"
+show secret grant orders-db orders
+export BAWN_ORDERS=$orders
+
+for example in hello webhook thumbnail export text redact checkout orders; do
 	title "Call $example over TLS"
 	sh "$work/examples/$example/try.sh"
 done
+
+title "Ask who can touch its data"
+show data who orders
 
 title "Call one through the control API"
 show invoke redact -d '{"text":"mail ann@example.org"}'

@@ -62,21 +62,10 @@ func Start(t testing.TB, settings ...string) *Server {
 	}
 	t.Cleanup(func() { os.RemoveAll(base) })
 	s := &Server{Password: "p-" + rand.Text(), dir: base, ended: make(chan struct{})}
-	cert, key := s.certify(t)
-	for name, data := range map[string][]byte{"cert.pem": cert, "key.pem": key, "password": []byte(s.Password)} {
-		if err := os.WriteFile(filepath.Join(base, name), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if os.Getuid() == 0 {
-		for _, name := range []string{"", "cert.pem", "key.pem", "password"} {
-			if err := os.Chown(filepath.Join(base, name), nobody, nobody); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	s.CA = Certify(t, base)
+	own(t, base, "password", []byte(s.Password))
 	data := filepath.Join(base, "data")
-	if out, err := s.command(bin, "initdb", "--no-sync", "--auth=scram-sha-256", "--username=postgres", "--encoding=UTF8", "--locale=C",
+	if out, err := Command(base, filepath.Join(bin, "initdb"), "--no-sync", "--auth=scram-sha-256", "--username=postgres", "--encoding=UTF8", "--locale=C",
 		"--pwfile="+filepath.Join(base, "password"), "--pgdata="+data).CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
@@ -88,16 +77,6 @@ func Start(t testing.TB, settings ...string) *Server {
 			t.Fatalf("PostgreSQL does not start:\n%s", s.output.String())
 		}
 	}
-}
-
-func (s *Server) command(bin, name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(bin, name), args...)
-	cmd.Dir, cmd.Env = s.dir, []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if os.Getuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
-	}
-	return cmd
 }
 
 // start reports whether the server answers.
@@ -115,7 +94,7 @@ func (s *Server) start(t testing.TB, bin, data string, settings []string) bool {
 	}, settings...) {
 		args = append(args, "-c", set)
 	}
-	cmd := s.command(bin, "postgres", args...)
+	cmd := Command(s.dir, filepath.Join(bin, "postgres"), args...)
 	s.output.Reset()
 	cmd.Stdout, cmd.Stderr = &s.output, &s.output
 	if err := cmd.Start(); err != nil {
@@ -179,8 +158,41 @@ func (s *Server) Exec(t testing.TB, database, sql string) string {
 	return strings.Join(rows, "\n")
 }
 
-// certify makes the server's certificate, and the authority that issued it.
-func (s *Server) certify(t testing.TB) (cert, key []byte) {
+// own writes a file for a server.
+func own(t testing.TB, dir, name string, data []byte) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{dir, path} {
+		if err := os.Chown(p, user(), user()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func user() int {
+	if uid := os.Getuid(); uid != 0 {
+		return uid
+	}
+	return nobody
+}
+
+// Command is a server's program, to be run in dir as who a server belongs to.
+func Command(dir, path string, args ...string) *exec.Cmd {
+	cmd := exec.Command(path, args...)
+	cmd.Dir, cmd.Env = dir, []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	}
+	return cmd
+}
+
+// Certify makes a server's certificate for [Name] and its key, cert.pem and
+// key.pem in dir, and returns the authority that issued it, as PEM.
+func Certify(t testing.TB, dir string) (authority []byte) {
 	t.Helper()
 	issue := func(tmpl, parent *x509.Certificate, pub *ecdsa.PublicKey, priv *ecdsa.PrivateKey) []byte {
 		der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, pub, priv)
@@ -205,11 +217,11 @@ func (s *Server) certify(t testing.TB) (cert, key []byte) {
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: Name}, DNSNames: []string{Name}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	s.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issue(ca, ca, &caKey.PublicKey, caKey)})
 	der, err := x509.MarshalPKCS8PrivateKey(leafKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issue(leaf, ca, &leafKey.PublicKey, caKey)}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	own(t, dir, "cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issue(leaf, ca, &leafKey.PublicKey, caKey)}))
+	own(t, dir, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issue(ca, ca, &caKey.PublicKey, caKey)})
 }
