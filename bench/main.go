@@ -77,7 +77,7 @@ type bench struct {
 }
 
 func main() {
-	serve := flag.String("serve", "", "be a baseline server: bare, upstream or proxy (used by the program itself)")
+	serve := flag.String("serve", "", "be a baseline server: bare, upstream, outside or proxy (used by the program itself)")
 	to := flag.String("to", "", "with -serve proxy: the upstream's address")
 	addr := flag.String("addr", "127.0.0.1:0", "with -serve: where to listen")
 	b := &bench{}
@@ -122,6 +122,7 @@ func (b *bench) measurements() []struct {
 		{"warm", b.warm},
 		{"refused", b.refused},
 		{"policy", b.policies},
+		{"egress", b.egress},
 		{"rest", b.rest},
 	}
 }

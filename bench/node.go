@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,10 +99,15 @@ type function struct {
 	name    string
 	runtime bawn.Runtime
 	reuse   any
+	files   map[string]string // nil means the hello
+	egress  any
 }
 
 // code returns the files of a hello-world handler.
 func (f function) code() map[string]string {
+	if f.files != nil {
+		return f.files
+	}
 	if f.runtime.Family() == "nodejs" {
 		return map[string]string{"index.js": "exports.handler = async () => ({ message: \"Hello, world!\" });\n"}
 	}
@@ -136,11 +142,15 @@ func (n *node) deploy(f function) error {
 			return err
 		}
 	}
-	_, err = n.api.Deploy(ctx, f.name, map[string]any{
+	spec := map[string]any{
 		"runtime": f.runtime, "handler": "index.handler", "owner": "bench",
 		"ingress":  map[string]any{"http": []any{map[string]any{"method": "GET", "path": "/" + f.name}}},
 		"interior": map[string]any{"reuse": f.reuse, "concurrency": 64},
-	}, digest, false)
+	}
+	if f.egress != nil { // which takes its time, and all of the machine as its baseline does
+		spec["egress"], spec["interior"] = f.egress, map[string]any{"reuse": f.reuse, "timeout": "60s", "cpu": runtime.NumCPU(), "memory": "512MiB"}
+	}
+	_, err = n.api.Deploy(ctx, f.name, spec, digest, false)
 	return err
 }
 
