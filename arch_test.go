@@ -46,11 +46,11 @@ internal/identity: . internal/store
 internal/secret: . internal/policy internal/store
 
 internal/ingress: . internal/identity internal/policy internal/store
-internal/interior: . internal/sandbox
+internal/interior: . internal/sandbox internal/secret
 internal/egress: . internal/policy internal/sandbox internal/secret
 internal/deploy: . internal/store
 
-internal/invoke: . internal/evidence internal/ingress internal/interior
+internal/invoke: . internal/egress internal/evidence internal/ingress internal/interior
 internal/control: . internal/backup internal/deploy internal/evidence internal/evidence/tlog internal/identity internal/manifest internal/policy internal/secret internal/store
 
 internal/trigger: . internal/invoke
@@ -94,7 +94,7 @@ github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
 golang.org/x/net/: internal/egress internal/manifest
-github.com/santhosh-tekuri/jsonschema/: internal/manifest
+github.com/santhosh-tekuri/jsonschema/: internal/egress internal/manifest
 github.com/prometheus/: internal/node
 github.com/coreos/go-oidc/: internal/identity
 github.com/go-jose/: internal/identity

@@ -1,6 +1,9 @@
 package bawn
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Perimeter is the compiled, immutable set of rules of one function version.
 // What is not written in it is refused. Its four parts are called the same in
@@ -81,6 +84,13 @@ type Egress struct {
 	Secrets    []SecretUse   `json:"secrets,omitempty" doc:"sorted by name, each once; each needs a grant too"`
 	Databases  []Database    `json:"databases,omitempty" doc:"sorted by name, each once"`
 	Response   *Response     `json:"response,omitempty" doc:"what an answer must look like"`
+}
+
+// HasSecrets reports whether anything of it uses a secret.
+func (e *Egress) HasSecrets() bool {
+	return len(e.Secrets) > 0 ||
+		slices.ContainsFunc(e.Hosts, func(h Host) bool { return h.Inject != nil }) ||
+		slices.ContainsFunc(e.Databases, func(d Database) bool { return d.Secret != "" })
 }
 
 // Evidence says what is kept about the function.

@@ -57,6 +57,11 @@ type Config struct {
 	// Dial connects to them; nil means a plain [net.Dialer].
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Redact takes out of a record what no record may hold, such as the values of
+	// secrets; control E5. It must be quick, and must not write into the detail that
+	// it is given. Nil takes nothing out.
+	Redact func(r *bawn.Record)
+
 	// Before holds the records of a Bawn that kept them in the store; they are
 	// taken over once. Nil means that there are none.
 	Before *store.Store
@@ -175,6 +180,9 @@ func (l *Log) Append(ctx context.Context, r bawn.Record) error {
 		r.Time = time.Now()
 	}
 	r.Index = 0 // the log gives it
+	if l.cfg.Redact != nil {
+		l.cfg.Redact(&r)
+	}
 	line := encode(&r)
 	if bytes.Contains(line, []byte(cutMark)) {
 		l.cut.Add(1)

@@ -119,7 +119,7 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 		return bawn.Wrap(err, bawn.CodeUnavailable, "start", "a sandbox for %s could not %s", v.Ref(), what).WithFix("try again; run bawn doctor on the node if it stays so")
 	}
 	var err error
-	if in.out, err = newOutput(b.Output(), v, in.id, p.cfg.Log); err != nil {
+	if in.out, err = newOutput(b.Output(), v, in.id, p.cfg.Log, p.redactor(v)); err != nil {
 		return nil, platform(err, "be listened to")
 	}
 	reach, err := in.attach(ctx)
@@ -183,7 +183,7 @@ func (in *instance) loadFailed(err error) error {
 	var init *initError
 	if errors.As(err, &init) {
 		p.count.loads.Add(1)
-		in.out.note("bawn: the handler of " + v.Ref().String() + " could not be loaded: " + clip(init.Payload))
+		in.out.note("bawn: the handler of " + v.Ref().String() + " could not be loaded: " + clip([]byte(in.out.redact(string(init.Payload)))))
 		in.kill()
 		return &loadError{payload: func(string) []byte { return init.Payload }, cause: bawn.CodeFunctionError}
 	}
@@ -382,7 +382,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	case errors.As(err, &failed):
 		s.over = failed
 		s.res.FunctionError, s.res.Cause = "Unhandled", bawn.CodeFunctionError
-		s.in.out.note("bawn: the function failed while streaming: " + clip(failed.Payload))
+		s.in.out.note("bawn: the function failed while streaming: " + clip([]byte(s.in.out.redact(string(failed.Payload)))))
 	default:
 		r := s.in.failed(err, s.call)
 		s.over = &bawn.StreamError{Payload: r.Payload}
@@ -482,6 +482,7 @@ func (in *instance) identify(r *bawn.Record, at time.Time) {
 	v := in.fleet.version
 	r.Tenant, r.Function, r.Version, r.Instance = v.Tenant, v.Function, v.Number, in.id
 	r.Invocation = in.out.during(at)
+	in.out.redactRecord(r)
 }
 
 // describe returns what is shown of the instance.

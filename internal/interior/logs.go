@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/secret"
 )
 
 // Bounds of what a function may print.
@@ -32,6 +33,7 @@ const (
 type output struct {
 	emit      func(bawn.LogLine, time.Duration)
 	retention time.Duration
+	redactor  func() *secret.Redactor // of the version's secrets as they are now; nil if it has none
 	file      *os.File
 	raw       syscall.RawConn
 	done      chan struct{} // closed when run has ended
@@ -40,6 +42,9 @@ type output struct {
 	line    bawn.LogLine // template: everything but time and text
 	partial []byte       // the beginning of a line
 	buf     []byte
+	secrets *secret.Redactor // what clean looks for; controls E5 and D7
+	clean   *secret.Stream   // takes them out of what is printed, however it is cut into writes
+	cleaned []byte
 	eof     bool
 	tokens  float64 // bytes that may still be logged; see charge
 	filled  time.Time
@@ -53,8 +58,9 @@ type output struct {
 }
 
 // newOutput returns the output of instance id of v. run must be started.
-func newOutput(f *os.File, v *bawn.Version, id string, emit func(bawn.LogLine, time.Duration)) (*output, error) {
+func newOutput(f *os.File, v *bawn.Version, id string, emit func(bawn.LogLine, time.Duration), redactor func() *secret.Redactor) (*output, error) {
 	o := &output{
+		redactor:  redactor,
 		emit:      emit,
 		retention: v.Perimeter.Evidence.LogRetention,
 		file:      f,
@@ -111,7 +117,7 @@ func (o *output) run() {
 		}
 	}
 	o.mu.Lock()
-	o.flush()
+	o.settle()
 	o.mu.Unlock()
 	o.file.Close()
 }
@@ -129,7 +135,7 @@ func (o *output) read(fd int) bool {
 		n, err := syscall.Read(fd, o.buf)
 		switch {
 		case n > 0:
-			o.add(o.buf[:n])
+			o.take(o.buf[:n])
 			return true
 		case errors.Is(err, syscall.EINTR):
 			continue
@@ -154,6 +160,33 @@ func (o *output) drain() {
 			}
 		}
 	})
+}
+
+// take takes what was printed, before anything of it is kept or shown: the values
+// of secrets go out of it. Needs mu.
+func (o *output) take(b []byte) {
+	if o.redactor == nil {
+		o.add(b)
+		return
+	}
+	if now := o.redactor(); now != o.secrets { // one was rotated
+		o.add(o.clean.Flush(nil))
+		o.secrets, o.clean = now, now.Stream()
+	}
+	if o.clean == nil {
+		o.add(b)
+		return
+	}
+	o.cleaned = o.clean.Append(o.cleaned[:0], b)
+	o.add(o.cleaned)
+}
+
+// settle writes what was kept back and the line begun. Needs mu.
+func (o *output) settle() {
+	if o.clean != nil {
+		o.add(o.clean.Flush(nil))
+	}
+	o.flush()
 }
 
 // add splits b into lines. Needs mu.
@@ -250,13 +283,23 @@ func (o *output) keep(text string) {
 	o.tail = append(append(o.tail, text...), '\n')
 }
 
-// note logs one line of Bawn's own, after what was printed before it.
+// note logs one line of Bawn's own, after what was printed before it; but what may
+// be the beginning of a secret's value stays back, or code could cut one by having
+// a note written.
 func (o *output) note(text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.drain()
 	o.flush()
-	o.platform(time.Now(), text)
+	o.platform(time.Now(), o.redact(text))
+}
+
+// redact takes the values of secrets out of a text of Bawn's own.
+func (o *output) redact(text string) string {
+	if o.redactor == nil {
+		return text
+	}
+	return o.redactor().String(text)
 }
 
 // aside is note for what the function's owner should know and its caller should
@@ -267,8 +310,17 @@ func (o *output) aside(text string) {
 	o.drain()
 	o.flush()
 	l := o.line
-	l.Time, l.Platform, l.Text = time.Now(), true, text
+	l.Time, l.Platform, l.Text = time.Now(), true, o.redact(text)
 	o.emit(l, o.retention)
+}
+
+// redactRecord does the same to what a record tells of the function's doing. The
+// detail is not changed in place: it may be somebody else's.
+func (o *output) redactRecord(r *bawn.Record) {
+	if o.redactor == nil {
+		return
+	}
+	o.redactor().Record(r)
 }
 
 // begin attributes what follows to an invocation, and keeps the end of it if
@@ -277,7 +329,7 @@ func (o *output) begin(id string, now time.Time, tail bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.drain()
-	o.flush()
+	o.settle()
 	o.previous, o.line.Invocation, o.began = o.line.Invocation, id, now
 	if tail {
 		o.tail = make([]byte, 0, 2*bawn.LogTailBytes)
@@ -320,7 +372,7 @@ func (o *output) end(id string, u *bawn.Usage, memory int64) (tail []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.drain()
-	o.flush()
+	o.settle()
 	now := time.Now()
 	o.notice(now)
 	o.platform(now, "END RequestId: "+id)

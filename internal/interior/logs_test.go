@@ -3,6 +3,7 @@ package interior
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/secret"
 )
 
 // newTestOutput returns an output over a pipe, and the pipe's other end.
@@ -23,7 +25,7 @@ func newTestOutput(t testing.TB) (*output, *os.File, *kept) {
 		t.Fatal(err)
 	}
 	k := &kept{}
-	o, err := newOutput(r, version(nil), "i1", k.log)
+	o, err := newOutput(r, version(nil), "i1", k.log, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +128,7 @@ func TestOutputBlockingPipe(t *testing.T) {
 	defer w.Close()
 	r.Fd() // makes it blocking
 	k := &kept{}
-	o, err := newOutput(r, version(nil), "i1", k.log)
+	o, err := newOutput(r, version(nil), "i1", k.log, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,5 +201,53 @@ func BenchmarkWarmWorker(b *testing.B) {
 		if _, err := in.worker.invoke(context.Background(), c, time.Now().Add(time.Second)); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Controls E5 and D7: no value of a secret is in a line, a tail, a note or a record,
+// however it was printed.
+func TestE5SecretsInOutput(t *testing.T) {
+	const value, second = "the-hidden-value", "rotated-to-another"
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	k := &kept{}
+	redactor := secret.NewRedactor([][]byte{[]byte(value)})
+	o, err := newOutput(r, version(nil), "i1", k.log, func() *secret.Redactor { return redactor })
+	if err != nil {
+		t.Fatal(err)
+	}
+	print := func(text string) {
+		for i := range len(text) { // a write and a read for each byte
+			io.WriteString(w, text[i:i+1])
+			o.mu.Lock()
+			o.drain()
+			o.mu.Unlock()
+		}
+	}
+	o.begin("call-1", time.Now(), true)
+	print("a " + value + " b\nthe-hid")
+	o.note("bawn: a note with " + value)
+	o.aside("bawn: another with " + value)
+	print("den-value\n" + base64.StdEncoding.EncodeToString([]byte("x"+value)) + "\n")
+	redactor = secret.NewRedactor([][]byte{[]byte(value), []byte(second)})
+	print(second + "\nunharmed\nthe-hidden-va")
+	tail := o.end("call-1", &bawn.Usage{}, 1<<20)
+	rec := bawn.Record{Reason: "it ran sh -c " + value, Detail: map[string]string{"args": value, "b": "c"}}
+	was := rec.Detail
+	o.redactRecord(&rec)
+	go o.run()
+	w.Close()
+	<-o.done
+	all := k.text() + string(tail) + fmt.Sprint(rec)
+	for _, bad := range []string{value, second, "the-hidden-va", base64.StdEncoding.EncodeToString([]byte("x" + value))[4:20]} {
+		if strings.Contains(all, bad) {
+			t.Errorf("%s is in\n%s", bad, all)
+		}
+	}
+	if n := strings.Count(k.text(), "[secret]"); n != 6 || !strings.Contains(all, "|unharmed\n") || was["args"] != value {
+		t.Errorf("%d are redacted in\n%s", n, all)
 	}
 }

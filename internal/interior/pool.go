@@ -17,6 +17,7 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/sandbox"
+	"bawn.dev/bawn/internal/secret"
 )
 
 // Config says how a [Pool] works. Driver, Definitions and Code are needed;
@@ -30,6 +31,10 @@ type Config struct {
 	Code func(ctx context.Context, v *bawn.Version) ([]string, error)
 	// Record keeps what the sandbox stopped. It is called in the background.
 	Record func(ctx context.Context, r bawn.Record) error
+	// Redactor takes the values of a version's secrets out of what is logged and
+	// recorded of it; nil if it has none. It must be quick: it is asked for each
+	// read of what a function printed. Without it nothing is looked for.
+	Redactor func(v *bawn.Version) *secret.Redactor
 	// Log keeps one line for so long. It must not block.
 	Log func(line bawn.LogLine, retention time.Duration)
 	// Serve answers what a function's code asks of the endpoint in its sandbox.
@@ -189,11 +194,15 @@ func (p *Pool) Run(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 		var failed *loadError
 		if errors.As(err, &failed) {
 			r := failed.result(v, c)
+			document := r.Payload
+			if redactor := p.redactor(v); redactor != nil {
+				document = redactor().Bytes(document)
+			}
 			// The line of the load itself belongs to no call; who looks for this
 			// call's lines should find out why there are none.
 			p.cfg.Log(bawn.LogLine{
 				Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.ID, Platform: true,
-				Text: "bawn: the function could not be loaded for this call: " + clip(r.Payload),
+				Text: "bawn: the function could not be loaded for this call: " + clip(document),
 			}, v.Perimeter.Evidence.LogRetention)
 			return r, nil
 		}
@@ -208,6 +217,14 @@ func (p *Pool) Run(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 		p.count.cold.Add(1)
 	}
 	return in.serve(c, cold), nil
+}
+
+// redactor returns what takes v's secrets out of text, nil if it has none.
+func (p *Pool) redactor(v *bawn.Version) func() *secret.Redactor {
+	if p.cfg.Redactor == nil || !v.Perimeter.Egress.HasSecrets() {
+		return nil
+	}
+	return func() *secret.Redactor { return p.cfg.Redactor(v) }
 }
 
 // Expect says how many functions each runtime has, so that warm sandboxes are

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/egress"
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/ingress"
 	"bawn.dev/bawn/internal/interior"
@@ -20,6 +22,9 @@ type Config struct {
 	Gate     *ingress.Gate
 	Pool     *interior.Pool
 	Evidence *evidence.Log
+	// Release is asked what of an answer may leave. Nil holds answers against the
+	// platform's bounds alone.
+	Release *egress.Releaser
 	// Log keeps one line of a function's log for so long. It must not block.
 	Log func(line bawn.LogLine, retention time.Duration)
 	// Observe hears of every call when it is over, refused ones included; for a
@@ -45,6 +50,9 @@ type Invoker struct {
 func New(cfg Config) *Invoker {
 	if cfg.Log == nil {
 		cfg.Log = func(bawn.LogLine, time.Duration) {}
+	}
+	if cfg.Release == nil {
+		cfg.Release = egress.NewReleaser(nil)
 	}
 	if cfg.Observe == nil {
 		cfg.Observe = func(Observation) {}
@@ -107,7 +115,7 @@ func (i *Invoker) Invoke(ctx context.Context, c *bawn.Call) (*bawn.Result, error
 
 	result, err := i.cfg.Pool.Run(ctx, admission.Version, c)
 	if err == nil {
-		err = release(result)
+		err = i.cfg.Release.Release(admission.Version, result)
 	}
 	if err != nil {
 		return nil, s.end(ctx, nil, err)
@@ -177,15 +185,6 @@ func (i *Invoker) explain(c *bawn.Call, err error) {
 // often.
 func Looped(err error) bool { return errors.Is(err, ingress.ErrLoop) }
 
-// release is where an answer is looked at before it leaves. Today it holds the
-// bounds.
-func release(r *bawn.Result) error {
-	if len(r.Payload) > bawn.MaxResponseBytes {
-		return bawn.Errorf(bawn.CodeFunctionError, "release", "the function's answer is larger than %d bytes", bawn.MaxResponseBytes)
-	}
-	return nil
-}
-
 // A story is one admitted call.
 type story struct {
 	*Invoker
@@ -204,11 +203,25 @@ func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 		u = r.Usage
 	}
 	s.admission.Settle(u)
+	if refusal := refused(err); refusal != nil {
+		v := s.admission.Version
+		s.cfg.Log(bawn.LogLine{
+			Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: s.call.ID, Platform: true,
+			Text: "bawn: the answer was stopped on its way out: " + refusal.Error(),
+		}, v.Perimeter.Evidence.LogRetention)
+	}
 	if e := s.cfg.Evidence.Append(context.WithoutCancel(ctx), s.outcome(r, u, err)); e != nil && err == nil {
 		r, err = nil, e
 	}
 	s.cfg.Observe(Observation{Call: s.call, Version: s.admission.Version, Result: r, Err: err, Duration: time.Since(s.began)})
 	return err
+}
+
+// refused returns why an answer did not leave, if that is what err says.
+func refused(err error) *egress.Refusal {
+	var r *egress.Refusal
+	errors.As(err, &r)
+	return r
 }
 
 // outcome is the record of how the call ended.
@@ -229,6 +242,13 @@ func (s *story) outcome(r *bawn.Result, u bawn.Usage, err error) bawn.Record {
 		var e *bawn.Error
 		if errors.As(err, &e) {
 			rec.Reason += ": " + e.Message
+		}
+		if refusal := refused(err); refusal != nil {
+			rec.Control = refusal.Control
+			rec.Detail["refused"] = refusal.Reason
+			if len(refusal.Fields) > 0 {
+				rec.Detail["fields"] = strings.Join(refusal.Fields, ", ")
+			}
 		}
 		return rec
 	case s.tried:
@@ -279,7 +299,12 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	if err != nil && !s.ended {
 		s.ended = true
-		if e := s.story.end(s.ctx, s.result, nil); e != nil {
+		var stopped error
+		if refused(err) != nil {
+			s.ReadCloser.Close() // the rest of it leaves no more than this
+			stopped = err
+		}
+		if e := s.story.end(s.ctx, s.result, stopped); e != nil {
 			return n, e
 		}
 	}

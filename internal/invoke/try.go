@@ -32,7 +32,7 @@ func (i *Invoker) Test(ctx context.Context, by bawn.Principal, v *bawn.Version, 
 	result, stopped, err := i.cfg.Pool.Try(ctx, v, c)
 	stopped = append(stopped, trial.Close()...)
 	if err == nil {
-		err = release(result)
+		err = i.cfg.Release.Release(v, result)
 	}
 	r := bawn.Record{
 		Kind: bawn.KindOutcome, Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,

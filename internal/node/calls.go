@@ -71,6 +71,7 @@ func (n *Node) openCalls(s spine) {
 	c, log := &n.calls, n.cfg.Log
 	defer close(c.up)
 	c.rules = s.rules
+	n.redact.versions.Store(s.changes.VersionTable())
 	// Both wait for other processes.
 	var looking sync.WaitGroup
 	if n.helper != nil {
@@ -92,7 +93,7 @@ func (n *Node) openCalls(s spine) {
 		// verifies it at every start, and what a sandbox stopped becomes evidence.
 		// So do the bounds of each tenant, from its quota.
 		Quota: n.tenants.Quota,
-		Code:  s.code, Record: n.record.Append, Log: s.logs.Write,
+		Code:  s.code, Record: n.record.Append, Log: n.redact.lines(s.logs.Write), Redactor: n.redact.version,
 		// Upwards: what a function asks for comes in again at the front door. No code
 		// of a function runs before the trigger is there.
 		Serve: func(w http.ResponseWriter, r *http.Request, next func(string) *bawn.Call) {
@@ -124,7 +125,7 @@ func (n *Node) openCalls(s spine) {
 	c.gate = gate
 	s.metrics.follow(c.pool, gate)
 	c.invoker = invoke.New(invoke.Config{
-		Gate: gate, Pool: c.pool, Evidence: n.record, Log: s.logs.Write,
+		Gate: gate, Pool: c.pool, Evidence: n.record, Log: n.redact.lines(s.logs.Write), Release: egress.NewReleaser(n.redact.version),
 		Observe: func(o invoke.Observation) { s.metrics.observe(o); s.traces.observe(o) },
 	})
 	c.trigger = trigger.NewHTTP(trigger.HTTPConfig{Invoker: c.invoker, Errors: log})
@@ -211,6 +212,7 @@ func (n *Node) test(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]b
 	if err := n.calls.ready(ctx); err != nil {
 		return nil, err
 	}
+	defer n.redact.trial(v)()
 	return trigger.RunTests(ctx, n.calls.invoker, p, v)
 }
 

@@ -47,6 +47,7 @@ type Node struct {
 	guard   *egress.Guard
 	state   *keeper
 	calls   calls
+	redact  redaction
 	context *contextFile
 	privileged
 
@@ -163,7 +164,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 		witnesses = append(witnesses, w)
 	}
-	if n.record, err = openEvidence(ctx, data, n.ca, root, evidence.Config{Witnesses: witnesses, Dial: n.guard.DialTrusted, Before: st, Log: log}); err != nil {
+	if n.record, err = openEvidence(ctx, data, n.ca, root, evidence.Config{Witnesses: witnesses, Dial: n.guard.DialTrusted, Before: st, Log: log, Redact: n.redact.record}); err != nil {
 		return nil, err
 	}
 	n.onClose("evidence", func(context.Context) error { return n.record.Close() })
@@ -210,6 +211,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.onClose("secrets", func(context.Context) error { return n.vault.Close() })
+	n.redact.of = n.vault.Redactor
 
 	// Spine 2: changes. Packages go through the gate of package deploy.
 	blobs, err := store.OpenBlobs(ctx, st, "artifacts")

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"html"
 	"io"
+	"maps"
 	"sort"
 	"sync"
 	"unicode/utf8"
+
+	"bawn.dev/bawn"
 )
 
 // What a [Redactor] looks for, and what it puts in its place.
@@ -223,6 +226,27 @@ func (r *Redactor) String(t string) string {
 		return string(out)
 	}
 	return t
+}
+
+// Record takes the values out of a record's reason and detail. It replaces the
+// detail, and does not write into it.
+func (r *Redactor) Record(rec *bawn.Record) {
+	if r == nil {
+		return
+	}
+	rec.Reason = r.String(rec.Reason)
+	var changed map[string]string
+	for key, value := range rec.Detail {
+		if clean := r.String(value); clean != value {
+			if changed == nil {
+				changed = maps.Clone(rec.Detail)
+			}
+			changed[key] = clean
+		}
+	}
+	if changed != nil {
+		rec.Detail = changed
+	}
 }
 
 // Stream returns a redactor of a text that comes in parts; nil if r is.

@@ -55,6 +55,7 @@ type Vault struct {
 	functions *store.Table[functionRow] // tenant.function
 	ends      *endKeys
 	readers   readers
+	redactors redactors
 
 	mu   sync.Mutex // held for a change
 	wake chan struct{}

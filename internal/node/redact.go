@@ -1,0 +1,84 @@
+package node
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/secret"
+	"bawn.dev/bawn/internal/store"
+)
+
+// A redaction takes the values of secrets out of what is kept of the functions that
+// use them: records and lines of Bawn's own, whoever writes them. What functions
+// print, and what they answer, the interior and the egress see to, which have it in
+// parts. Controls E5 and D7. It is safe for concurrent use.
+type redaction struct {
+	of       func(*bawn.Version) *secret.Redactor      // nil until there is a vault
+	versions atomic.Pointer[store.Table[bawn.Version]] // nil until functions can run
+
+	mu     sync.RWMutex
+	trials map[string]*bawn.Version // being tested, and not in the table; by its keys
+}
+
+// find returns what takes the secrets of a version out of text, nil if it has none.
+func (r *redaction) find(tenant, function string, number int) *secret.Redactor {
+	versions := r.versions.Load()
+	if versions == nil || function == "" || number == 0 {
+		return nil
+	}
+	key := tenant + "." + function + "." + strconv.Itoa(number)
+	if v, _, ok := versions.Get(key); ok {
+		return r.version(&v)
+	}
+	r.mu.RLock()
+	v := r.trials[key]
+	r.mu.RUnlock()
+	if v == nil {
+		return nil
+	}
+	return r.version(v)
+}
+
+// version is the same for a version at hand.
+func (r *redaction) version(v *bawn.Version) *secret.Redactor {
+	if r.of == nil || !v.Perimeter.Egress.HasSecrets() {
+		return nil
+	}
+	return r.of(v)
+}
+
+// record is an evidence.Config.Redact.
+func (r *redaction) record(rec *bawn.Record) {
+	r.find(rec.Tenant, rec.Function, rec.Version).Record(rec)
+}
+
+// lines returns write with the lines of Bawn's own redacted.
+func (r *redaction) lines(write func(bawn.LogLine, time.Duration)) func(bawn.LogLine, time.Duration) {
+	return func(l bawn.LogLine, retention time.Duration) {
+		if l.Platform {
+			l.Text = r.find(l.Tenant, l.Function, l.Version).String(l.Text)
+		}
+		write(l, retention)
+	}
+}
+
+// trial makes v known until the function that it returns is called.
+func (r *redaction) trial(v *bawn.Version) (end func()) {
+	key := v.Tenant + "." + v.Function + "." + strconv.Itoa(v.Number)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.trials == nil {
+		r.trials = map[string]*bawn.Version{}
+	}
+	r.trials[key] = v
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.trials[key] == v {
+			delete(r.trials, key)
+		}
+	}
+}
