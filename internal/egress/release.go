@@ -153,9 +153,9 @@ func (o *Releaser) enforce(p *bawn.Response, r *bawn.Result) error {
 	return nil
 }
 
-// An answer is a payload in parts: of one that describes an HTTP response its head
+// A response is an answer in parts: of one that describes an HTTP response its head
 // and its body, otherwise everything is the body.
-type answer struct {
+type response struct {
 	head    map[string]json.RawMessage // nil if it describes none
 	body    []byte                     // not the payload's own bytes
 	prelude bool                       // whether the two stand one after the other
@@ -167,10 +167,10 @@ var headMembers = []string{"statusCode", "headers", "multiValueHeaders", "cookie
 
 // readAnswer takes a payload apart as the triggers do. What they do not read of a
 // head is left out.
-func readAnswer(r *bawn.Result) (*answer, error) {
+func readAnswer(r *bawn.Result) (*response, error) {
 	if r.ContentType == bawn.PreludeType {
 		head, body, ok := bytes.Cut(r.Payload, preludeEnd)
-		a := &answer{body: bytes.Clone(body), prelude: true}
+		a := &response{body: bytes.Clone(body), prelude: true}
 		if !ok {
 			return nil, refuse("D2", "the answer does not say where its head ends")
 		}
@@ -178,7 +178,7 @@ func readAnswer(r *bawn.Result) (*answer, error) {
 		a.head, err = readHead(head)
 		return a, err
 	}
-	a := &answer{body: bytes.Clone(r.Payload)}
+	a := &response{body: bytes.Clone(r.Payload)}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(r.Payload, &members) != nil || !hasStatus(members) {
 		return a, nil
@@ -237,7 +237,7 @@ func readHead(data []byte) (map[string]json.RawMessage, error) {
 
 // keepHeaders leaves out every header that is not in allowed, which is in canonical
 // form.
-func (a *answer) keepHeaders(allowed []string) error {
+func (a *response) keepHeaders(allowed []string) error {
 	keep := make(map[string]bool, len(allowed))
 	for _, name := range allowed {
 		keep[name] = true
@@ -268,7 +268,7 @@ func (a *answer) keepHeaders(allowed []string) error {
 }
 
 // payload puts the answer together again.
-func (a *answer) payload() ([]byte, error) {
+func (a *response) payload() ([]byte, error) {
 	if a.head == nil {
 		return a.body, nil
 	}
@@ -558,7 +558,7 @@ func (h *heading) more() error {
 		}
 		return err
 	}
-	a := &answer{prelude: true, body: rest}
+	a := &response{prelude: true, body: rest}
 	members, bad := readHead(head)
 	if bad != nil {
 		return bad

@@ -55,7 +55,6 @@ type Vault struct {
 	functions *store.Table[functionRow] // tenant.function
 	ends      *endKeys
 	readers   readers
-	redactors redactors
 
 	mu   sync.Mutex // held for a change
 	wake chan struct{}
