@@ -58,7 +58,7 @@ internal/api: . internal/control internal/identity internal/invoke internal/mani
 
 internal/node: . client internal/api internal/backup internal/control internal/deploy internal/egress internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/secret internal/store internal/trigger
 
-internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node
+internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node internal/secret
 bawntest: . client internal/node
 bawntest/pgtest:
 
@@ -99,7 +99,8 @@ github.com/prometheus/: internal/node
 github.com/coreos/go-oidc/: internal/identity
 github.com/go-jose/: internal/identity
 github.com/spiffe/: internal/identity
-github.com/aws/aws-sdk-go-v2/: internal/identity
+github.com/aws/aws-sdk-go-v2/: internal/identity internal/secret
+golang.org/x/crypto/: internal/secret
 golang.org/x/oauth2: client
 go.opentelemetry.io/: internal/node
 github.com/aws/aws-lambda-go/: examples/text examples/orders

@@ -80,6 +80,7 @@ func commands() []command {
 		{"policy", newPolicy},
 		{"key", newKey},
 		{"secret", newSecret},
+		{"root-key", newRootKey},
 		{"tenant", newTenant},
 		{"backup", newBackup},
 		{"state", newState},

@@ -138,7 +138,7 @@ func (a *app) createBackup(cmd *cobra.Command, cl *client.Client, b client.NewBa
 
 func newBackupRestore(a *app) *cobra.Command {
 	var cfg node.RestoreConfig
-	var identity, passphraseFile string
+	var identity, passphraseFile, rootKey string
 	c := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Make a data directory of a backup",
@@ -151,6 +151,7 @@ With --state-only only the tables and packages are restored, into the data direc
 the very node that was backed up: its identity and its audit log stay, so that what
 happened since is not forgotten. It is the way out of damaged state.`,
 		Example: `  bawn backup restore monday.bawn --data /var/lib/bawn --identity key.txt
+  bawn backup restore monday.bawn --data ./new --identity key.txt --keys tenants-copy
   bawn backup restore monday.bawn --data /var/lib/bawn --identity key.txt --state-only`,
 		Args: cobra.ExactArgs(1),
 		RunE: runE(func(cmd *cobra.Command, args []string) error {
@@ -170,6 +171,9 @@ happened since is not forgotten. It is the way out of damaged state.`,
 				cfg.Passphrase, err = readPassphrase(passphraseFile)
 			}
 			if err != nil {
+				return err
+			}
+			if cfg.RootKey, err = a.rootKey(rootKey); err != nil {
 				return err
 			}
 			in, err := os.Open(args[0])
@@ -210,6 +214,8 @@ happened since is not forgotten. It is the way out of damaged state.`,
 	}
 	f := c.Flags()
 	addData(c, &cfg.Data)
+	addRootKey(c, &rootKey)
+	c.Flags().StringVar(&cfg.Keys, "keys", "", "a copy of the folder DATA/tenants, without which the values of secrets stay closed (default: that of --data, if it is the same node's)")
 	f.StringVar(&identity, "identity", "", "the age identity file that opens the backup")
 	f.StringVar(&passphraseFile, "passphrase-file", "", "a file whose first line is the passphrase; - for standard input")
 	f.BoolVar(&cfg.Force, "force", false, "move what is in the data directory aside")

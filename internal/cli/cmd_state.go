@@ -125,5 +125,8 @@ func (a *app) stateData(cfg *node.StateConfig) (err error) {
 	if err := a.fillData(&cfg.Data); err != nil {
 		return err
 	}
+	if cfg.RootKey, err = a.rootKey(""); err != nil {
+		return err
+	}
 	return node.EnterState(cfg)
 }

@@ -19,7 +19,7 @@ import (
 
 func newUp(a *app) *cobra.Command {
 	var cfg node.Config
-	var logFormat, logLevel, user string
+	var logFormat, logLevel, user, rootKey string
 	c := &cobra.Command{
 		Use:     "up",
 		GroupID: groupNode,
@@ -49,6 +49,11 @@ the host itself, of a private network or of any other special range is refused, 
 name leads there, unless --egress-allow names it. --egress-resolve says at which address
 a name is, in the place of DNS, and --egress-ca whom servers are trusted by beside the
 system's authorities. bawn doctor shows all three.
+
+The node's root secret, from which its other keys come, lies in the data directory. With
+--root-key it lies there wrapped with a key that is somewhere else: without that the node
+does not start, and a copy of the directory is noise. "bawn root-key change" wraps that
+of a node that there is.
 
 SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`,
 		Example: `  bawn up --solo
@@ -84,6 +89,9 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 			if cfg.OTLPEndpoint == "" {
 				cfg.OTLPEndpoint = a.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")
 			}
+			if cfg.RootKey, err = a.rootKey(rootKey); err != nil {
+				return err
+			}
 			cfg.Version = Version()
 			if cfg.User, err = serverUser(user); err != nil {
 				return err
@@ -106,6 +114,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
 	f.StringVar(&user, "user", "", "the user, or its number, that the server becomes when it is started as root; root keeps it root")
+	addRootKey(c, &rootKey)
 	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")
 	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error (at a terminal: warn)")
 	return c

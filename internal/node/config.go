@@ -12,6 +12,7 @@ import (
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/host"
+	"bawn.dev/bawn/internal/secret"
 )
 
 // Where a node listens, and for how long it drains, unless it is told
@@ -45,6 +46,9 @@ type Config struct {
 	EgressCA      string
 	Witnesses     []string     // who cosigns the audit log's checkpoints: URL=KEY
 	Log           *slog.Logger // nil discards
+
+	// RootKey has wrapped the root secret; nil: it lies in the data directory as it is.
+	RootKey secret.RootKey
 
 	// User is whom the process becomes for good, with no privilege left, as soon
 	// as it can; it must be root until then. Nil: it stays who it is.

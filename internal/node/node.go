@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/api"
@@ -85,6 +87,11 @@ func (n *Node) principal() bawn.Principal {
 // running.
 func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	cfg.fill()
+	// Nothing of the memory, where secrets are, gets into a file; the helper and the
+	// sandboxes inherit it.
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "node.open", "core dumps cannot be switched off")
+	}
 	n := &Node{cfg: cfg, started: time.Now(), ready: make(chan struct{}), gone: make(chan struct{})}
 	n.stopping, n.stop = context.WithCancel(context.Background())
 	defer func() {
@@ -143,7 +150,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 
-	root, err := openRootSecret(data)
+	root, err := openRootSecret(ctx, data, cfg.RootKey)
 	if err != nil {
 		return nil, err
 	}

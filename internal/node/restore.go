@@ -36,7 +36,12 @@ type RestoreConfig struct {
 	// StateOnly restores the tables and the packages into a data directory of the
 	// node that the backup is of, and leaves its identity and its audit log alone.
 	StateOnly bool
-	Log       *slog.Logger // nil discards
+	// Keys is a copy of the folder of the tenants' keys; empty: those that are in Data,
+	// if it is of the node that the backup is of.
+	Keys string
+	// RootKey has wrapped the root secret in the backup; nil: nothing has.
+	RootKey secret.RootKey
+	Log     *slog.Logger // nil discards
 }
 
 // Restored says what was restored.
@@ -182,7 +187,7 @@ func (r *restoring) read(ctx context.Context) error {
 		}
 		// The node's files come first: without its secret nothing can be signed.
 		if st == nil && !strings.HasPrefix(name, backup.NodePrefix) {
-			if r.secret, err = r.readSecret(); err != nil {
+			if r.secret, err = r.readSecret(ctx); err != nil {
 				return err
 			}
 			if st, r.keys, err = openStore(ctx, r.stage, r.secret, r.cfg.Log); err != nil {
@@ -190,6 +195,9 @@ func (r *restoring) read(ctx context.Context) error {
 			}
 			if err := os.Mkdir(filepath.Join(r.stage, tenantsFolder), 0o700); err != nil {
 				return restoreFailed(err)
+			}
+			if err := r.takeKeys(ctx); err != nil {
+				return err
 			}
 			if blobs, err = store.OpenBlobs(ctx, st, "artifacts"); err != nil {
 				return err
@@ -241,14 +249,58 @@ func (r *restoring) read(ctx context.Context) error {
 	}
 }
 
-func (r *restoring) readSecret() (rootSecret, error) {
+// takeKeys copies the keys of the tenants and of the values of secrets that are there
+// still, or that were named: a backup has none, so that a tenant that was removed and a
+// value that has died stay what they are. Without them everything is restored but what
+// secrets were.
+func (r *restoring) takeKeys(ctx context.Context) error {
+	from := r.cfg.Keys
+	if from == "" {
+		// Keys of another node are of no use to this one.
+		if _, err := os.Stat(filepath.Join(r.data, rootSecretFile)); err != nil {
+			return nil
+		}
+		here, err := openRootSecret(ctx, r.data, r.cfg.RootKey)
+		if err != nil || here != r.secret {
+			return nil
+		}
+		from = filepath.Join(r.data, tenantsFolder)
+	}
+	for _, sub := range []string{".", secretsFolder} {
+		files, err := os.ReadDir(filepath.Join(from, sub))
+		if errors.Is(err, fs.ErrNotExist) && (sub != "." || r.cfg.Keys == "") {
+			continue
+		}
+		if err != nil {
+			return bawn.Wrap(err, bawn.CodeUnavailable, "node.restore", "the keys in %s cannot be read", from).WithFix("give --keys a copy of the folder tenants of the data directory")
+		}
+		if err := os.MkdirAll(filepath.Join(r.stage, tenantsFolder, sub), 0o700); err != nil {
+			return restoreFailed(err)
+		}
+		for _, f := range files {
+			if !f.Type().IsRegular() || !strings.HasSuffix(f.Name(), ".key") {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(from, sub, f.Name()))
+			if err == nil {
+				err = writeFile(filepath.Join(r.stage, tenantsFolder, sub, f.Name()), data, 0o600)
+			}
+			if err != nil {
+				return restoreFailed(err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *restoring) readSecret(ctx context.Context) (rootSecret, error) {
 	for _, name := range backup.NodeFiles() {
 		if _, err := os.Stat(filepath.Join(r.stage, name)); err != nil {
 			return rootSecret{}, bawn.Errorf(bawn.CodeUnprocessable, "node.restore", "the backup lacks the node's %s", name).
 				WithFix("use another backup; nothing was restored")
 		}
 	}
-	return openRootSecret(r.stage)
+	return openRootSecret(ctx, r.stage, r.cfg.RootKey)
 }
 
 func (r *restoring) rows(ctx context.Context, st *store.Store, tables map[string]*store.Table[json.RawMessage], file string, data []byte) error {
@@ -305,7 +357,7 @@ func (r *restoring) verify(ctx context.Context) error {
 	if r.cfg.StateOnly {
 		// The identity and the audit log are those that are there.
 		home = r.data
-		here, err := openRootSecret(r.data)
+		here, err := openRootSecret(ctx, r.data, r.cfg.RootKey)
 		if err != nil {
 			return err
 		}
@@ -414,8 +466,9 @@ func EnterState(cfg *StateConfig) (err error) {
 
 // StateConfig says what [CheckState] and [AcceptState] look at.
 type StateConfig struct {
-	Data string // the data directory; no node may run on it
-	Log  *slog.Logger
+	Data    string         // the data directory; no node may run on it
+	RootKey secret.RootKey // has wrapped the root secret; nil: nothing has
+	Log     *slog.Logger
 	// Audit goes on with the audit log that is there, or a new one, although the
 	// node knows of a newer. For [AcceptState], which records it.
 	Audit bool
@@ -519,7 +572,7 @@ func withState(ctx context.Context, cfg StateConfig, expect bool, do func(*offli
 	if err != nil {
 		return err
 	}
-	secret, err := openRootSecret(data)
+	secret, err := openRootSecret(ctx, data, cfg.RootKey)
 	if err != nil {
 		return err
 	}

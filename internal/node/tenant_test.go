@@ -163,7 +163,7 @@ func stop(t *testing.T, n *Node) {
 // offlineStore opens the tables of a data directory as the node does.
 func offlineStore(t *testing.T, data string) (*store.Store, store.Sealer) {
 	t.Helper()
-	root, err := openRootSecret(data)
+	root, err := openRootSecret(t.Context(), data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestUpgradeEncrypts(t *testing.T) {
 		t.Fatal(err)
 	}
 	in.Close()
-	root, err := openRootSecret(cfg.Data)
+	root, err := openRootSecret(t.Context(), cfg.Data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
