@@ -29,8 +29,8 @@ import (
 // name is the host in these tests: httptest has a certificate for it.
 const name = "example.com"
 
-// A world is an instance whose egress is under test, and the host that it reaches.
-type world struct {
+// A clearWorld is an instance whose egress is under test, and the host that it reaches.
+type clearWorld struct {
 	*attached
 	t    *testing.T
 	host *httptest.Server
@@ -48,9 +48,9 @@ type world struct {
 
 // newWorld starts a host, and an instance with rules about it: their host and ports
 // are filled in.
-func newWorld(t *testing.T, h http.HandlerFunc, rules ...bawn.Host) *world {
+func newClearWorld(t *testing.T, h http.HandlerFunc, rules ...bawn.Host) *clearWorld {
 	t.Helper()
-	w := &world{t: t, value: "sk_live_51Hq8JxYz", number: 1}
+	w := &clearWorld{t: t, value: "sk_live_51Hq8JxYz", number: 1}
 	w.host = httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		w.mu.Lock()
 		w.seen = append(w.seen, r.Clone(context.Background()))
@@ -113,7 +113,7 @@ func newWorld(t *testing.T, h http.HandlerFunc, rules ...bawn.Host) *world {
 }
 
 // authorize allows what a rule of the manifest is about.
-func (w *world) authorize(_ context.Context, req policy.Request) (policy.Decision, error) {
+func (w *clearWorld) authorize(_ context.Context, req policy.Request) (policy.Decision, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked = append(w.asked, req)
@@ -123,7 +123,7 @@ func (w *world) authorize(_ context.Context, req policy.Request) (policy.Decisio
 
 // dial connects as the function would, to a port of the host, or to the proxy if
 // that is zero.
-func (w *world) dialInside(host string, port int) net.Conn {
+func (w *clearWorld) dialInside(host string, port int) net.Conn {
 	w.t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -155,7 +155,7 @@ func (w *world) dialInside(host string, port int) net.Conn {
 }
 
 // client is a client in the function, over TLS if the URL says so.
-func (w *world) client(h2 bool) *http.Client {
+func (w *clearWorld) client(h2 bool) *http.Client {
 	tr := &http.Transport{
 		DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
 			host, port, _ := net.SplitHostPort(addr)
@@ -169,10 +169,10 @@ func (w *world) client(h2 bool) *http.Client {
 }
 
 // url is a URL of the host as it is outside.
-func (w *world) url(path string) string { return "https://" + name + ":" + itoa(w.port) + path }
+func (w *clearWorld) url(path string) string { return "https://" + name + ":" + itoa(w.port) + path }
 
 // do makes a request and returns the answer with its body.
-func (w *world) do(c *http.Client, method, url string, body io.Reader, header ...string) (*http.Response, string) {
+func (w *clearWorld) do(c *http.Client, method, url string, body io.Reader, header ...string) (*http.Response, string) {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), method, url, body)
 	if err != nil {
@@ -194,7 +194,7 @@ func (w *world) do(c *http.Client, method, url string, body io.Reader, header ..
 }
 
 // took returns what the host has seen since the last time.
-func (w *world) took() []*http.Request {
+func (w *clearWorld) took() []*http.Request {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seen := w.seen
@@ -203,7 +203,7 @@ func (w *world) took() []*http.Request {
 }
 
 // blocked returns the records of a control.
-func (w *world) blocked(control string) []bawn.Record {
+func (w *clearWorld) blocked(control string) []bawn.Record {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []bawn.Record
@@ -215,13 +215,13 @@ func (w *world) blocked(control string) []bawn.Record {
 	return all
 }
 
-func echo(w http.ResponseWriter, r *http.Request) {
+func clearEcho(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	fmt.Fprintf(w, "%s %s %s %s", r.Method, r.Host, r.URL.RequestURI(), body)
 }
 
 func TestC4RequestsAreJudgedOneByOne(t *testing.T) {
-	w := newWorld(t, echo,
+	w := newClearWorld(t, clearEcho,
 		bawn.Host{Methods: []string{"GET", "POST"}, Paths: []string{"/v1/*"}},
 		bawn.Host{Methods: []string{"DELETE"}, Paths: []string{"/v1/mine"}})
 	for _, h2 := range []bool{false, true} {
@@ -281,7 +281,7 @@ func h2int(b bool) int {
 // TestC4RequestsThatMislead sends requests by hand that parsers disagree about. What
 // comes out, if anything does, must be what was judged.
 func TestC4RequestsThatMislead(t *testing.T) {
-	w := newWorld(t, echo, bawn.Host{Methods: []string{"GET", "POST"}, Paths: []string{"/v1/*"}})
+	w := newClearWorld(t, clearEcho, bawn.Host{Methods: []string{"GET", "POST"}, Paths: []string{"/v1/*"}})
 	host := "Host: " + name + ":" + itoa(w.port) + "\r\n"
 	smuggled := "GET /admin HTTP/1.1\r\n" + host + "\r\n"
 	for what, text := range map[string]string{
@@ -345,7 +345,7 @@ func TestC4RequestsThatMislead(t *testing.T) {
 }
 
 func TestC6ClearHoldsTheNameOfTLS(t *testing.T) {
-	w := newWorld(t, echo, bawn.Host{Methods: []string{"GET"}}, bawn.Host{Host: "wrong.test", Methods: []string{"GET"}})
+	w := newClearWorld(t, clearEcho, bawn.Host{Methods: []string{"GET"}}, bawn.Host{Host: "wrong.test", Methods: []string{"GET"}})
 	for _, sni := range []string{"other.test", "", "www." + name} {
 		c := tls.Client(w.dialInside(name, w.port), &tls.Config{ServerName: sni, InsecureSkipVerify: true})
 		if err := c.Handshake(); err == nil {
@@ -368,7 +368,7 @@ func TestC6ClearHoldsTheNameOfTLS(t *testing.T) {
 // TestC6PlainInsideIsTLSOutside has the function speak plain HTTP to the port of the
 // rule and to port 80.
 func TestC6PlainInsideIsTLSOutside(t *testing.T) {
-	w := newWorld(t, echo, bawn.Host{Methods: []string{"GET"}})
+	w := newClearWorld(t, clearEcho, bawn.Host{Methods: []string{"GET"}})
 	for _, url := range []string{"http://" + name + ":" + itoa(w.port) + "/a", "http://" + name + "/a"} {
 		res, text := w.do(w.client(false), "GET", url, nil)
 		if res.StatusCode != 200 || text != "GET "+name+":"+itoa(w.port)+" /a " {
@@ -381,7 +381,7 @@ func TestC6PlainInsideIsTLSOutside(t *testing.T) {
 }
 
 func TestC4RedirectsGoBackToTheFunction(t *testing.T) {
-	w := newWorld(t, func(w http.ResponseWriter, r *http.Request) {
+	w := newClearWorld(t, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "http://169.254.169.254/latest", 302)
 	}, bawn.Host{Paths: []string{"/*"}})
 	res, _ := w.do(w.client(true), "GET", w.url("/"), nil)
@@ -391,7 +391,7 @@ func TestC4RedirectsGoBackToTheFunction(t *testing.T) {
 }
 
 func TestHopByHopHeadersEndHere(t *testing.T) {
-	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+	w := newClearWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header()["Connection"] = []string{"X-Down"}
 		rw.Header().Set("X-Down", "1")
 		rw.Header().Set("Keep-Alive", "timeout=1")
@@ -418,7 +418,7 @@ func TestHopByHopHeadersEndHere(t *testing.T) {
 // TestStreamsBothWays has the host answer each part of a request before the next is
 // sent.
 func TestStreamsBothWays(t *testing.T) {
-	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+	w := newClearWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(rw).EnableFullDuplex()
 		rw.Header().Set("Trailer", "X-Sum")
 		rw.WriteHeader(200)
@@ -457,7 +457,7 @@ func TestStreamsBothWays(t *testing.T) {
 
 // TestWebSocketIsPassedOn speaks WebSocket by hand on both sides.
 func TestWebSocketIsPassedOn(t *testing.T) {
-	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+	w := newClearWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "websocket" {
 			rw.WriteHeader(400)
 			return
@@ -505,7 +505,7 @@ func TestWebSocketIsPassedOn(t *testing.T) {
 // and that the next one works.
 func TestNothingIsReadAfterTheInvocation(t *testing.T) {
 	release := make(chan struct{})
-	w := newWorld(t, func(rw http.ResponseWriter, r *http.Request) {
+	w := newClearWorld(t, func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/wait" {
 			select {
 			case <-r.Context().Done():
@@ -536,7 +536,7 @@ func TestNothingIsReadAfterTheInvocation(t *testing.T) {
 }
 
 func TestC4ProxyJudgesAsConnectionsAre(t *testing.T) {
-	w := newWorld(t, echo, bawn.Host{Methods: []string{"GET"}, Paths: []string{"/v1/*"}}, bawn.Host{Host: "other.test"})
+	w := newClearWorld(t, clearEcho, bawn.Host{Methods: []string{"GET"}, Paths: []string{"/v1/*"}}, bawn.Host{Host: "other.test"})
 	via := &url.URL{Scheme: "http", Host: "127.0.0.1:9003"}
 	tr := &http.Transport{
 		Proxy:           http.ProxyURL(via),
@@ -617,7 +617,7 @@ func reflect(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestE2InjectedOutsideOnly(t *testing.T) {
-	w := newWorld(t, reflect, bawn.Host{Inject: &bawn.Inject{Secret: "key", Header: "Authorization", Format: "Bearer {}"}})
+	w := newClearWorld(t, reflect, bawn.Host{Inject: &bawn.Inject{Secret: "key", Header: "Authorization", Format: "Bearer {}"}})
 	for _, h2 := range []bool{false, true} {
 		c := w.client(h2)
 		for _, how := range []string{"", "split", "gzip", "trailer", "hint", "deflate"} {
@@ -661,7 +661,7 @@ func TestE2InjectedOutsideOnly(t *testing.T) {
 }
 
 func TestE2NoHeaderCanCarryIt(t *testing.T) {
-	w := newWorld(t, reflect, bawn.Host{Inject: &bawn.Inject{Secret: "key", Header: "X-Key", Format: "{}"}})
+	w := newClearWorld(t, reflect, bawn.Host{Inject: &bawn.Inject{Secret: "key", Header: "X-Key", Format: "{}"}})
 	for value, status := range map[string]int{"a\r\nX-Other: b": 403, "": 403, "\n": 403, "abcdefgh\r\n": 200} {
 		w.value, w.number = value, w.number+1
 		if res, _ := w.do(w.client(false), "GET", w.url("/"), nil); res.StatusCode != status {

@@ -114,7 +114,7 @@ func (w *world) authorize(_ context.Context, r policy.Request) (policy.Decision,
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked = append(w.asked, r)
-	allow := !w.deny.Load() && (r.Object.ID == anyHost || slices.ContainsFunc(r.Caller.Perimeter.Egress.Hosts, func(h bawn.Host) bool {
+	allow := !w.deny.Load() && (r.Object.ID == bawn.AnyHost || slices.ContainsFunc(r.Caller.Perimeter.Egress.Hosts, func(h bawn.Host) bool {
 		return h.Host == r.Object.ID && slices.Contains(h.Ports, r.Object.Port)
 	}))
 	return policy.Decision{Allow: allow, Reason: "no rule permits it"}, nil
