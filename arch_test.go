@@ -329,6 +329,68 @@ func TestNothingHappensAtImport(t *testing.T) {
 	}
 }
 
+// dialers lists who may connect to somewhere by means of their own, and why:
+// every other connection to the outside is made by internal/egress.
+const dialers = `
+internal/egress: it is the way out
+client: a program of the user's, or a test
+bawntest: only for tests
+bench: only for measuring
+internal/sandbox/sandboxtest: tries from within a sandbox, and of it
+internal/sandbox/sandboxtest/actor: tries from within a sandbox
+`
+
+// TestC2OneWayOut: nothing but the egress dials. Others are handed a dial
+// function, or have an http.Transport with one; a client without a transport of
+// its own would have the default one.
+func TestC2OneWayOut(t *testing.T) {
+	const dials = "net.Dial net.DialTimeout net.DialTCP net.DialUDP net.DialIP net.Dialer tls.Dial tls.DialWithDialer tls.Dialer " +
+		"http.Get http.Head http.Post http.PostForm http.DefaultClient http.DefaultTransport"
+	allowed, fset := table(dialers), token.NewFileSet()
+	for _, p := range list(t, "./...") {
+		name := short(p.ImportPath)
+		if allowed[name] != nil || strings.HasPrefix(name, "examples/") {
+			continue
+		}
+		for _, file := range p.GoFiles {
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, file), nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n := n.(type) {
+				case *ast.SelectorExpr:
+					if x, ok := n.X.(*ast.Ident); ok && slices.Contains(strings.Fields(dials), x.Name+"."+n.Sel.Name) {
+						t.Errorf("%s uses %s.%s", fset.Position(n.Pos()), x.Name, n.Sel.Name)
+					}
+				case *ast.CompositeLit:
+					want := map[string][]string{"http.Transport": {"DialContext", "DialTLSContext"}, "http.Client": {"Transport"}}[typeName(n.Type)]
+					if want != nil && !slices.ContainsFunc(n.Elts, func(e ast.Expr) bool {
+						kv, ok := e.(*ast.KeyValueExpr)
+						if !ok {
+							return false
+						}
+						id, ok := kv.Key.(*ast.Ident)
+						return ok && slices.Contains(want, id.Name)
+					}) {
+						t.Errorf("%s: an %s without %v", fset.Position(n.Pos()), typeName(n.Type), want)
+					}
+				}
+				return true
+			})
+		}
+	}
+}
+
+func typeName(e ast.Expr) string {
+	if s, ok := e.(*ast.SelectorExpr); ok {
+		if x, ok := s.X.(*ast.Ident); ok {
+			return x.Name + "." + s.Sel.Name
+		}
+	}
+	return ""
+}
+
 func TestTableReadsItsOwnText(t *testing.T) {
 	got := slices.Sorted(maps.Keys(table("\na: b c\n.:\n")))
 	if !slices.Equal(got, []string{".", "a"}) {

@@ -29,9 +29,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is an instance whose loopback is this process's own: what the sandbox
+// loopback is an instance whose loopback is this process's own: what the sandbox
 // would connect to is 127.1.0.1 and up, and what is outside is 127.0.0.1.
-type world struct {
+type loopback struct {
 	t       *testing.T
 	a       *attached
 	guard   *Guard
@@ -47,9 +47,9 @@ type world struct {
 // wanting returns the manifest's part of hosts.
 func wanting(hosts ...bawn.Host) bawn.Egress { return bawn.Egress{Hosts: hosts} }
 
-func newWorld(t *testing.T, e bawn.Egress, cfg GuardConfig) *world {
+func newLoopback(t *testing.T, e bawn.Egress, cfg GuardConfig) *loopback {
 	t.Helper()
-	w := &world{t: t}
+	w := &loopback{t: t}
 	var err error
 	if w.guard, err = NewGuard(cfg); err != nil {
 		t.Fatal(err)
@@ -85,12 +85,12 @@ func newWorld(t *testing.T, e bawn.Egress, cfg GuardConfig) *world {
 }
 
 // begin begins an invocation.
-func (w *world) begin() {
+func (w *loopback) begin() {
 	w.a.Begin(&bawn.Call{ID: bawn.NewID(), Principal: bawn.Principal{Kind: bawn.PrincipalKey, ID: "k", Tenant: "default"}}, time.Now().Add(time.Minute))
 }
 
 // open listens where a sandbox would, at the addresses that are used here.
-func (w *world) open(_ context.Context, ports []sandbox.Port, _ []netip.Prefix) ([]*os.File, error) {
+func (w *loopback) open(_ context.Context, ports []sandbox.Port, _ []netip.Prefix) ([]*os.File, error) {
 	var files []*os.File
 	for _, p := range ports {
 		for _, host := range []string{"127.1.0.1", "127.1.0.2", "127.1.0.3", "127.2.0.0", "127.2.0.1"} {
@@ -110,7 +110,7 @@ func (w *world) open(_ context.Context, ports []sandbox.Port, _ []netip.Prefix) 
 }
 
 // authorize is the policy: what a rule is about is allowed.
-func (w *world) authorize(_ context.Context, r policy.Request) (policy.Decision, error) {
+func (w *loopback) authorize(_ context.Context, r policy.Request) (policy.Decision, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked = append(w.asked, r)
@@ -121,7 +121,7 @@ func (w *world) authorize(_ context.Context, r policy.Request) (policy.Decision,
 }
 
 // blocked waits for a record of control and returns it.
-func (w *world) blocked(control string) bawn.Record {
+func (w *loopback) blocked(control string) bawn.Record {
 	w.t.Helper()
 	for range 500 {
 		w.mu.Lock()
@@ -138,7 +138,7 @@ func (w *world) blocked(control string) bawn.Record {
 }
 
 // refused connects to an address inside and sends; nothing may come back.
-func (w *world) refused(addr string, send []byte) {
+func (w *loopback) refused(addr string, send []byte) {
 	w.t.Helper()
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -186,7 +186,7 @@ func serve(t *testing.T, handle func(net.Conn)) *server {
 	return s
 }
 
-func echo(c net.Conn) { io.Copy(c, c) }
+func echoes(c net.Conn) { io.Copy(c, c) }
 
 // allowing returns the flags with which name is at 127.0.0.1 and reached there.
 func allowing(port int, names ...string) GuardConfig {
@@ -200,11 +200,11 @@ func allowing(port int, names ...string) GuardConfig {
 // A host that a rule names is reached, and what goes there is counted; any other
 // name and port is not, and its owner reads what would allow it. Control C2.
 func TestC2OnlyWhatARuleNames(t *testing.T) {
-	up := serve(t, echo)
-	other := serve(t, echo)
+	up := serve(t, echoes)
+	other := serve(t, echoes)
 	cfg := allowing(up.port, "up.test", "other.test")
 	cfg.Allow = append(cfg.Allow, "127.0.0.1:"+itoa(other.port))
-	w := newWorld(t, wanting(
+	w := newLoopback(t, wanting(
 		bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true},
 		bawn.Host{Host: "other.test", Ports: []int{other.port}, Plaintext: true},
 	), cfg)
@@ -241,8 +241,8 @@ func TestC2OnlyWhatARuleNames(t *testing.T) {
 
 // What the policy refuses is not resolved and not connected to.
 func TestC2ThePolicyDecides(t *testing.T) {
-	up := serve(t, echo)
-	w := newWorld(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true}), allowing(up.port, "up.test"))
+	up := serve(t, echoes)
+	w := newLoopback(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true}), allowing(up.port, "up.test"))
 	w.deny.Store(true)
 	w.refused("127.1.0.1:"+itoa(up.port), []byte("x"))
 	if n := up.accepted.Load(); n != 0 {
@@ -278,7 +278,7 @@ func TestC3SpecialRanges(t *testing.T) {
 // The socket's real address is looked at once more: a connection to what is
 // refused is not made even if nobody looked before; control C3.
 func TestC3TheSocketIsLookedAtAgain(t *testing.T) {
-	up := serve(t, echo)
+	up := serve(t, echoes)
 	g, err := NewGuard(GuardConfig{})
 	if err != nil {
 		t.Fatal(err)
@@ -293,7 +293,7 @@ func TestC3TheSocketIsLookedAtAgain(t *testing.T) {
 // Tries to reach the host by other names for it. None makes a connection;
 // controls C3 and C4.
 func TestC3Tries(t *testing.T) {
-	up := serve(t, echo)
+	up := serve(t, echoes)
 	port := itoa(up.port)
 	g, err := NewGuard(GuardConfig{Resolve: []string{"inside.test=127.0.0.1", "mapped.test=::ffff:127.0.0.1", "meta.test=169.254.169.254", "nat64.test=64:ff9b::7f00:1", "v6.test=::1", "local.test=fe80::1"}})
 	if err != nil {
@@ -327,7 +327,7 @@ func TestC3Tries(t *testing.T) {
 // Each connection goes to the address that was looked at, and to none that is
 // not public; control C3.
 func TestC3Rebinding(t *testing.T) {
-	up := serve(t, echo)
+	up := serve(t, echoes)
 	var asked atomic.Int64
 	resolver := nameServer(t, func(q dnsmessage.Question) []netip.Addr {
 		if q.Type != dnsmessage.TypeA {
@@ -399,8 +399,8 @@ func nameServer(t *testing.T, answer func(dnsmessage.Question) []netip.Addr) *ne
 // What the guard refuses is told to the owner, with the flag that would allow it,
 // and the function sees a reset; control C3.
 func TestC3TheOwnerIsTold(t *testing.T) {
-	up := serve(t, echo)
-	w := newWorld(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true}), GuardConfig{Resolve: []string{"up.test=127.0.0.1"}})
+	up := serve(t, echoes)
+	w := newLoopback(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true}), GuardConfig{Resolve: []string{"up.test=127.0.0.1"}})
 	w.refused("127.1.0.1:"+itoa(up.port), []byte("x"))
 	r := w.blocked("C3")
 	if r.Kind != bawn.KindBlocked || r.Detail["host"] != "up.test" || r.Detail["address"] != "127.0.0.1" || !strings.Contains(r.Reason, "--egress-allow 127.0.0.1:"+itoa(up.port)) {
@@ -447,13 +447,13 @@ func TestC3OperatorConsents(t *testing.T) {
 // connect anew, and that is judged as the first was; control C4.
 func TestC4EachHopIsJudged(t *testing.T) {
 	var where string
-	inner := serve(t, echo)
+	inner := serve(t, echoes)
 	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, where, http.StatusFound)
 	}))
 	t.Cleanup(up.Close)
 	port := up.Listener.Addr().(*net.TCPAddr).Port
-	newWorld(t, wanting(bawn.Host{Host: "up.test", Ports: []int{port, inner.port}, Plaintext: true}), allowing(port, "up.test"))
+	newLoopback(t, wanting(bawn.Host{Host: "up.test", Ports: []int{port, inner.port}, Plaintext: true}), allowing(port, "up.test"))
 	for _, host := range []string{"up.test", "127.1.0.1", "127.1.0.2", "up.test@127.1.0.2"} {
 		where = "http://" + host + ":" + itoa(inner.port) + "/"
 		hc := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -481,7 +481,7 @@ func TestC5CapOfBytes(t *testing.T) {
 	source := func(c net.Conn) { c.Write(make([]byte, sent)) }
 	for name, handle := range map[string]func(net.Conn){"out": sink, "in": source} {
 		up := serve(t, handle)
-		w := newWorld(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true, Bytes: limit}), allowing(up.port, "up.test"))
+		w := newLoopback(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true, Bytes: limit}), allowing(up.port, "up.test"))
 		c, err := net.Dial("tcp", "127.1.0.1:"+itoa(up.port))
 		if err != nil {
 			t.Fatal(err)
@@ -520,8 +520,8 @@ func TestC5CapOfBytes(t *testing.T) {
 // Connections are bounded, in number and time, and cut at the end; between
 // invocations there are none. Control C5.
 func TestC5Connections(t *testing.T) {
-	up := serve(t, echo)
-	w := newWorld(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true, Connections: 2, Time: 400 * time.Millisecond}), allowing(up.port, "up.test"))
+	up := serve(t, echoes)
+	w := newLoopback(t, wanting(bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true, Connections: 2, Time: 400 * time.Millisecond}), allowing(up.port, "up.test"))
 	at := "127.1.0.1:" + itoa(up.port)
 	open := func() net.Conn {
 		c, err := net.Dial("tcp", at)
@@ -563,7 +563,7 @@ func TestC5Connections(t *testing.T) {
 }
 
 // ask sends a DNS question to the sandbox's resolver.
-func (w *world) ask(name string, typ dnsmessage.Type) (dnsmessage.RCode, []dnsmessage.Resource) {
+func (w *loopback) ask(name string, typ dnsmessage.Type) (dnsmessage.RCode, []dnsmessage.Resource) {
 	w.t.Helper()
 	c, err := net.Dial("udp", w.dns)
 	if err != nil {
@@ -598,8 +598,8 @@ func (w *world) ask(name string, typ dnsmessage.Type) (dnsmessage.RCode, []dnsme
 func TestC5NoTunnelInNames(t *testing.T) {
 	var outside atomic.Int64
 	resolver := nameServer(t, func(dnsmessage.Question) []netip.Addr { outside.Add(1); return nil })
-	up := serve(t, echo)
-	w := newWorld(t, wanting(
+	up := serve(t, echoes)
+	w := newLoopback(t, wanting(
 		bawn.Host{Host: "up.test", Ports: []int{up.port}, Plaintext: true},
 		bawn.Host{Host: "*.wild.test", Ports: []int{up.port}, Plaintext: true},
 	), GuardConfig{Resolver: resolver, Allow: []string{"127.0.0.1:" + itoa(up.port)}, Resolve: []string{"one.wild.test=127.0.0.1"}})
@@ -664,9 +664,9 @@ func TestC5NoTunnelInNames(t *testing.T) {
 	}
 }
 
-// tlsServer is a host outside with a certificate for example.com, and the file
+// tlsEcho is a host outside with a certificate for example.com, and the file
 // of its authority.
-func tlsServer(t *testing.T) (s *server, ca string, roots *x509.CertPool) {
+func tlsEcho(t *testing.T) (s *server, ca string, roots *x509.CertPool) {
 	t.Helper()
 	h := httptest.NewTLSServer(http.NotFoundHandler())
 	cert := h.TLS.Certificates[0]
@@ -677,17 +677,17 @@ func tlsServer(t *testing.T) (s *server, ca string, roots *x509.CertPool) {
 		t.Fatal(err)
 	}
 	h.Close()
-	s = serve(t, func(c net.Conn) { echo(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})) })
+	s = serve(t, func(c net.Conn) { echoes(tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})) })
 	return s, ca, roots
 }
 
 // The function's TLS goes through end to end, if it asks for the name of the rule
 // and the server proves to be that; control C6.
 func TestC6TheNameIsTheRules(t *testing.T) {
-	up, ca, roots := tlsServer(t)
+	up, ca, roots := tlsEcho(t)
 	cfg := allowing(up.port, "example.com", "other.test")
 	cfg.CA = ca
-	w := newWorld(t, wanting(
+	w := newLoopback(t, wanting(
 		bawn.Host{Host: "example.com", Ports: []int{up.port}},
 		bawn.Host{Host: "other.test", Ports: []int{up.port}},
 	), cfg)

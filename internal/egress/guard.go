@@ -402,7 +402,7 @@ func (g *Guard) Consents(h bawn.Host) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return bawn.Errorf(bawn.CodeDenied, "egress.consent", "egress.hosts: %s is no name but an address, which needs the leave of the node's operator", h.Host).
+	return bawn.Errorf(bawn.CodeDenied, "egress.consent", "%s is no name but an address, which needs the leave of the node's operator", h.Host).
 		WithFix("name the host instead; or have the node started with %s", strings.Join(missing, " "))
 }
 
