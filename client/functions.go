@@ -93,6 +93,7 @@ type Change struct {
 type Deployment struct {
 	Version  bawn.Version  `json:"version"`
 	Previous *bawn.Version `json:"previous,omitempty"` // live before
+	Notices  []string      `json:"notices,omitempty"`  // what is missing for the version to work, and what everybody should know of it
 	Created  bool          `json:"created"`            // false: a version with this very content was there already; see Moved
 	DryRun   bool          `json:"dryRun,omitempty"`
 	Changes  []Change      `json:"changes"`

@@ -277,6 +277,9 @@ func (a *app) printDeployment(c *client.Client, name string, d *client.Deploymen
 		}
 		a.printChange(ch)
 	}
+	for _, n := range d.Notices {
+		a.printf("  %s %s\n", a.paint(33, "!"), clean(n))
+	}
 	switch {
 	case d.Pending != nil:
 		a.printf("  somebody else approves it, until %s, with: bawn approve %s\n", d.Pending.ExpiresAt.UTC().Format(time.DateOnly), clean(d.Pending.ID))

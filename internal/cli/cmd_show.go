@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -86,6 +87,59 @@ func (a *app) printFunction(c *client.Client, d *client.FunctionDetail) {
 	a.printPerimeter(c, &v)
 }
 
+// printEgress prints what a version may reach, and what its answers must look like.
+func (a *app) printEgress(v *bawn.Version) {
+	e := &v.Perimeter.Egress
+	a.printf("Egress\n")
+	line := func(kind, text string) { a.printf("  %-9s %s\n", kind, clean(text)) }
+	if p := e.Everything; p != nil {
+		if p.Open(a.Now()) {
+			a.printf("  %s\n", a.paint(31, "EVERY PUBLIC HOST until "+p.Until.Add(-1).UTC().Format(time.DateOnly)+": "+clean(p.Reason)))
+		} else {
+			line("all", "no host any more: everything ended on "+p.Until.Add(-1).UTC().Format(time.DateOnly))
+		}
+	}
+	for _, f := range e.Functions {
+		line("function", f)
+	}
+	for i := range e.Hosts {
+		line("host", e.Hosts[i].Host+"  "+manifest.HostText(&e.Hosts[i]))
+	}
+	for i := range e.Databases {
+		d := &e.Databases[i]
+		line("database", fmt.Sprintf("%s  at 127.0.0.1:%d: %s", d.Name, d.Port, manifest.DatabaseText(d)))
+	}
+	for _, s := range e.Secrets {
+		text := s.Name
+		if s.File {
+			text += "  also as /run/secrets/" + s.Name
+		}
+		line("secret", text)
+	}
+	if len(e.Functions)+len(e.Hosts)+len(e.Databases) == 0 && e.Everything == nil {
+		a.printf("  nothing may be reached\n")
+	}
+	if r := e.Response; r != nil {
+		var parts []string
+		if r.Schema != "" {
+			parts = append(parts, "a schema")
+		}
+		if r.Bytes > 0 {
+			parts = append(parts, "at most "+manifest.Size(r.Bytes).String())
+		}
+		if len(r.Headers) > 0 {
+			parts = append(parts, "headers "+strings.Join(r.Headers, ", "))
+		}
+		if r.Cards != "" {
+			parts = append(parts, r.Cards+" card numbers")
+		}
+		line("answers", strings.Join(parts, "; "))
+	}
+	if len(v.Labels) > 0 {
+		line("labels", strings.Join(v.Labels, ", "))
+	}
+}
+
 // printPerimeter prints a compiled perimeter in its four parts.
 func (a *app) printPerimeter(c *client.Client, v *bawn.Version) {
 	p := v.Perimeter
@@ -114,6 +168,6 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version) {
 	}
 	a.printf("Interior\n  memory %s  cpu %g  timeout %s  tmp %s  pids %d  concurrency %d  exec %s  reuse %s\n",
 		manifest.Size(in.Memory), in.CPU, manifest.Duration(in.Timeout), manifest.Size(in.Tmp), in.PIDs, in.Concurrency, exec, reuse)
-	a.printf("Egress\n  nothing may be reached\n")
+	a.printEgress(v)
 	a.printf("Evidence\n  logs kept %s\n", manifest.Duration(p.Evidence.LogRetention))
 }

@@ -49,6 +49,11 @@ func diff(a, b *bawn.Version) []Change {
 	add("code", short(old.Artifact.Digest), short(b.Artifact.Digest), false)
 	add("description", cut(old.Description), cut(b.Description), false)
 	add("owner", old.Owner, b.Owner, false)
+	// Without its label, what the function holds may go anywhere.
+	for _, l := range slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(old.Labels), b.Labels...)))) {
+		had, has := slices.Contains(old.Labels, l), slices.Contains(b.Labels, l)
+		add("labels["+l+"]", setText(had), setText(has), had && !has)
+	}
 
 	// Values are not shown: a diff is read by more eyes than a manifest.
 	names := map[string]bool{}
@@ -106,6 +111,7 @@ func diff(a, b *bawn.Version) []Change {
 	add("interior.exec", fmt.Sprint(p.Exec), fmt.Sprint(q.Exec), q.Exec && !p.Exec)
 	add("interior.reuse", reuseText(p.Reuse), reuseText(q.Reuse), longer(q.Reuse, p.Reuse))
 	listed("egress.functions", "may be called", old.Perimeter.Egress.Functions, b.Perimeter.Egress.Functions)
+	reachChanges(old, b, add)
 	// Whatever a test held the old version to, nothing holds the new one to: a
 	// must-deny case that goes, or asks for less, needs the eyes that a route does.
 	for _, t := range old.Tests {

@@ -71,6 +71,9 @@ type Config struct {
 	// is who they are run for. The results are in the order of v.Tests. nil: what
 	// has tests cannot be deployed.
 	Test func(ctx context.Context, p bawn.Principal, v *bawn.Version) ([]bawn.TestResult, error)
+	// Consents reports whether the operator consents to a rule for a host: those for
+	// addresses need that. nil: there is nothing to ask.
+	Consents func(h bawn.Host) error
 	// Solo says that there is one operator only: nobody could approve what they
 	// deploy, so it counts as approved, and is recorded so.
 	Solo bool

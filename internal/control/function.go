@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -34,6 +35,7 @@ type Deployment struct {
 	DryRun   bool          `json:"dryRun,omitempty" doc:"nothing was changed"`
 	Changes  []Change      `json:"changes" nullable:"false"`
 	Approval string        `json:"approval" doc:"who approved that it widens the perimeter: a principal; solo where the node has one operator only; none if it widens nothing; needed if somebody has to"`
+	Notices  []string      `json:"notices,omitempty" doc:"what is missing for the version to work, and what everybody should know of it"`
 	Pending  *Approval     `json:"pending,omitempty" doc:"set if nothing has changed yet: the version waits for approval"`
 }
 
@@ -228,7 +230,14 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 	default:
 		d.Approval = approvalNeeded
 	}
-	if dryRun || d.isLive(&f, exists) {
+	d.Notices = c.notices(&d.Version)
+	if d.isLive(&f, exists) {
+		return d, nil
+	}
+	if refusal := c.checkFlow(&d.Version); refusal != nil {
+		return Deployment{}, c.refused(ctx, p, bawn.Record{Function: name, Action: "deploy", Control: "E9"}, refusal)
+	}
+	if dryRun {
 		return d, nil
 	}
 	if d.Approval == approvalNeeded {
@@ -243,6 +252,68 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 		return Deployment{}, err
 	}
 	return d, nil
+}
+
+// checkReach refuses what ends before it begins, and rules for addresses without
+// the operator's consent; control C3. Who deploys needs no right on the secrets
+// that a manifest names: naming one gives nothing, a grant does (E2).
+func (c *Control) checkReach(v *bawn.Version) *bawn.Error {
+	e := &v.Perimeter.Egress
+	if p := e.Everything; p != nil && !p.Open(c.cfg.Now()) {
+		return bawn.Errorf(bawn.CodeUnprocessable, "control.deploy", "egress.everything ended on %s already", lastDay(p)).
+			WithFix("give egress.everything.until a day that is still to come, or take everything away")
+	}
+	if c.cfg.Consents == nil {
+		return nil
+	}
+	for _, h := range e.Hosts {
+		if err := c.cfg.Consents(h); err != nil {
+			refusal := bawn.Errorf(bawn.ErrorCode(err), "control.deploy", "egress.hosts: %s", messageOf(err))
+			if known := (*bawn.Error)(nil); errors.As(err, &known) && known.Fix != "" {
+				refusal = refusal.WithFix("%s", known.Fix)
+			}
+			return refusal
+		}
+	}
+	return nil
+}
+
+// notices says what is missing for v to work, with the command that adds it, and
+// what everybody should know of it.
+func (c *Control) notices(v *bawn.Version) []string {
+	var all []string
+	e := &v.Perimeter.Egress
+	if p := e.Everything; p != nil {
+		all = append(all, "it may reach EVERY PUBLIC HOST until "+lastDay(p)+": "+p.Reason)
+	}
+	if c.cfg.Vault == nil {
+		return all
+	}
+	names := map[string]bool{}
+	for _, s := range e.Secrets {
+		names[s.Name] = true
+	}
+	for i := range e.Hosts {
+		if in := e.Hosts[i].Inject; in != nil {
+			names[in.Secret] = true
+		}
+	}
+	for i := range e.Databases {
+		if s := e.Databases[i].Secret; s != "" {
+			names[s] = true
+		}
+	}
+	for _, n := range sorted(names) {
+		s, err := c.cfg.Vault.Get(v.Tenant, n)
+		granted := slices.ContainsFunc(s.Grants, func(g bawn.SecretGrant) bool { return g.Function == v.Function })
+		switch {
+		case bawn.ErrorCode(err) == bawn.CodeNotFound:
+			all = append(all, fmt.Sprintf("there is no secret %s yet; a secret admin makes and grants it: bawn secret set %s && bawn secret grant %s %s", n, n, n, v.Function))
+		case err == nil && !granted:
+			all = append(all, fmt.Sprintf("the secret %s is not granted to %s; a secret admin does it: bawn secret grant %s %s", n, v.Function, n, v.Function))
+		}
+	}
+	return all
 }
 
 // checkPublic refuses a route whose public access has ended.
@@ -291,6 +362,9 @@ func (c *Control) place(d *Deployment) (f bawn.Function, exists bool, err error)
 // live; control A5. To go back to what was live is for emergencies and is not held
 // up; everything else has a way that asks a second principal, a deploy.
 func (c *Control) checkMove(ctx context.Context, p bawn.Principal, f *bawn.Function, v *bawn.Version) error {
+	if refusal := c.checkFlow(v); refusal != nil {
+		return c.refused(ctx, p, bawn.Record{Function: f.Name, Version: v.Number, Action: "alias", Control: "E9"}, refusal)
+	}
 	wider := widening(diff(c.liveOf(f.Tenant, f.Name), v))
 	if c.cfg.Solo || len(wider) == 0 {
 		return nil
@@ -311,6 +385,9 @@ func ended() *bawn.Error {
 func (c *Control) publish(ctx context.Context, p bawn.Principal, d *Deployment, f *bawn.Function, detail map[string]string) error {
 	if _, ok := c.cfg.Current(p); !ok {
 		return ended()
+	}
+	if refusal := c.checkFlow(&d.Version); refusal != nil { // others may have been deployed since it was asked for
+		return c.refused(ctx, p, bawn.Record{Function: d.Version.Function, Action: "deploy", Control: "E9"}, refusal)
 	}
 	tenant, name := d.Version.Tenant, d.Version.Function
 	what := bawn.Record{Function: name, Version: d.Version.Number, Action: "deploy", Detail: c.effect(d)}
@@ -361,6 +438,9 @@ func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, 
 		return bawn.Version{}, err
 	}
 	v.Tenant = p.Tenant
+	if err := c.checkReach(&v); err != nil {
+		return bawn.Version{}, c.refused(ctx, p, bawn.Record{Function: name, Action: "deploy", Control: "C3"}, err)
+	}
 	if err := c.cfg.Policy.CheckVersion(&v); err != nil {
 		return bawn.Version{}, err
 	}

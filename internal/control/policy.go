@@ -83,6 +83,9 @@ func (c *Control) SetGuardrail(ctx context.Context, p bawn.Principal, name, text
 	}
 	c.mu.Lock() // so that what was before is what this takes the place of
 	defer c.mu.Unlock()
+	if refusal := c.checkFlowGuardrail(scopeOf(p, installation), name, text); refusal != nil {
+		return g, refusal
+	}
 	err = c.change(ctx, p, bawn.Record{Action: "policy.set", Detail: c.rewritten(p, name, text, installation)}, func(ctx context.Context) error {
 		g, err = c.cfg.Policy.SetGuardrail(ctx, scopeOf(p, installation), name, text, p.String())
 		return err

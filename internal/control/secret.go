@@ -151,6 +151,11 @@ func (c *Control) CreateSecret(ctx context.Context, p bawn.Principal, name strin
 	if len(labels) > 0 {
 		what.Detail["labels"] = strings.Join(labels, ",")
 	}
+	c.mu.Lock() // what is deployed meanwhile must know of the labels
+	defer c.mu.Unlock()
+	if refusal := c.checkSecretFlow(p.Tenant, name, labels); refusal != nil {
+		return s, c.refused(ctx, p, bawn.Record{Action: "secret.set", Control: "E9", Detail: what.Detail}, refusal)
+	}
 	err = c.change(ctx, p, what, func(ctx context.Context) error {
 		s, err = c.cfg.Vault.Create(ctx, p.Tenant, name, value, labels, p.String())
 		if err == nil {

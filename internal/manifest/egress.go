@@ -919,3 +919,75 @@ func (e *Egress) compile() (bawn.Egress, error) {
 	}
 	return out, nil
 }
+
+// HostText says what a rule lets through, for a reviewer.
+func HostText(h *bawn.Host) string {
+	var parts []string
+	ports := make([]string, len(h.Ports))
+	for i, p := range h.Ports {
+		ports[i] = fmt.Sprint(p)
+	}
+	word := "port "
+	if len(ports) > 1 {
+		word = "ports "
+	}
+	parts = append(parts, word+strings.Join(ports, ", "))
+	if h.Plaintext {
+		parts[0] += " WITHOUT TLS"
+	}
+	if SharedSuffix(h.Host) {
+		parts = append(parts, "ANYBODY can have a name there")
+	}
+	if len(h.Methods) > 0 {
+		parts = append(parts, strings.Join(h.Methods, ", "))
+	}
+	if len(h.Paths) > 0 {
+		parts = append(parts, strings.Join(h.Paths, ", "))
+	}
+	if h.Inject != nil {
+		parts = append(parts, "with the secret "+h.Inject.Secret+" in "+h.Inject.Header)
+	}
+	if h.Bytes > 0 {
+		parts = append(parts, "at most "+Size(h.Bytes).String())
+	}
+	if h.Connections > 0 {
+		parts = append(parts, fmt.Sprintf("at most %d connections", h.Connections))
+	}
+	if h.Time > 0 {
+		parts = append(parts, "at most "+Duration(h.Time).String()+" each")
+	}
+	if len(h.Labels) > 0 {
+		parts = append(parts, "takes "+strings.Join(h.Labels, ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// DatabaseText says which database it is and how it is reached, for a reviewer.
+func DatabaseText(d *bawn.Database) string {
+	s := string(d.Kind) + " at " + d.Address
+	if d.Database != "" {
+		s += "/" + d.Database
+	}
+	if d.Plaintext {
+		s += " WITHOUT TLS"
+	}
+	if d.User != "" {
+		s += " as " + d.User
+	}
+	if d.Secret != "" {
+		s += " with the secret " + d.Secret
+	}
+	if d.Connections > 0 {
+		s += fmt.Sprintf("; at most %d connections", d.Connections)
+	}
+	if d.Statements > 0 {
+		s += fmt.Sprintf("; at most %d statements", d.Statements)
+	}
+	if d.Timeout > 0 {
+		s += "; at most " + Duration(d.Timeout).String() + " each"
+	}
+	if len(d.Labels) > 0 {
+		s += "; holds " + strings.Join(d.Labels, ", ")
+	}
+	return s
+}
