@@ -268,11 +268,11 @@ func (c *Control) checkReach(v *bawn.Version) *bawn.Error {
 	}
 	for _, h := range e.Hosts {
 		if err := c.cfg.Consents(h); err != nil {
-			refusal := bawn.Errorf(bawn.ErrorCode(err), "control.deploy", "egress.hosts: %s", messageOf(err))
-			if known := (*bawn.Error)(nil); errors.As(err, &known) && known.Fix != "" {
-				refusal = refusal.WithFix("%s", known.Fix)
+			var refusal *bawn.Error
+			if errors.As(err, &refusal) {
+				return refusal
 			}
-			return refusal
+			return bawn.Wrap(err, bawn.CodeDenied, "control.deploy", "egress.hosts: the operator has not consented to %s", h.Host)
 		}
 	}
 	return nil

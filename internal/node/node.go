@@ -235,7 +235,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		Halt: n.halt, Belongings: n.belongings(),
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start, and what tests it has run as calls are.
-		Compile: n.compile, Test: n.test, Solo: cfg.Solo, Log: log,
+		Compile: n.compile, Test: n.test, Consents: n.guard.Consents, Solo: cfg.Solo, Log: log,
 		Archive: control.Archive{Node: n.ca.id(), Version: cfg.Version, Key: root.stateKey(), Blobs: blobs, File: func(name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(data, name))
 		}},
