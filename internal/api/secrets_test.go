@@ -1,9 +1,13 @@
 package api_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/bawntest"
@@ -58,5 +62,87 @@ func TestE2Roles(t *testing.T) {
 		return nil
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestE4RotationUnderCalls calls a function that reads a secret in every way there is
+// from inside, while the secret is rotated 50 times: no call fails, and each sees what
+// was current while it ran.
+func TestE4RotationUnderCalls(t *testing.T) {
+	n := bawntest.NewNode(t)
+	n.NeedSandbox()
+	ctx := t.Context()
+	if _, err := n.CreateSecret(ctx, "pay", []byte("value-000")); err != nil {
+		t.Fatal(err)
+	}
+	n.MustDeploy("shop", map[string]any{
+		"runtime": "python3.11", "handler": "app.handler", "egress": map[string]any{"secrets": []any{map[string]any{"name": "pay", "file": true}}},
+	}, map[string]string{"app.py": `
+import json, os, urllib.request
+E = os.environ["BAWN_ENDPOINT"]
+def ask(path, headers, data=None):
+    return json.load(urllib.request.urlopen(urllib.request.Request(E + path, data=data, headers=headers)))
+def handler(e, c):
+    own = ask("/secrets/pay", {"X-Bawn-Secret": "1"})["value"]
+    ext = ask("/secretsmanager/get?secretId=pay", {"X-Aws-Parameters-Secrets-Token": os.environ["AWS_SESSION_TOKEN"]})["SecretString"]
+    aws = ask("/", {"X-Amz-Target": "secretsmanager.GetSecretValue", "Content-Type": "application/x-amz-json-1.1"}, b'{"SecretId": "pay"}')["SecretString"]
+    file = open("/run/secrets/pay").read()
+    seen = [own, ext, aws, file]
+    bare = ""
+    try:
+        urllib.request.urlopen(E + "/secrets/pay")
+        bare = "fetched without the header"
+    except urllib.error.HTTPError as err:
+        bare = str(err.code)
+    # Digits alone: a value itself would be redacted on its way out.
+    return {"seen": [int(s.split("-")[1]) for s in seen], "bare": bare, "environ": any(s in open("/proc/self/environ").read() for s in seen)}
+`})
+	if _, err := n.GrantSecret(ctx, "pay", "shop"); err != nil {
+		t.Fatal(err)
+	}
+	var newest atomic.Int64
+	var stop atomic.Bool
+	var calls atomic.Int64
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for !stop.Load() {
+				before := newest.Load()
+				res, body := call(t, n, n.Context.Key, "POST", "/v1/functions/shop/invocations", `{}`)
+				var out struct {
+					Seen    []int64
+					Bare    string
+					Environ bool
+				}
+				if err := json.Unmarshal([]byte(body), &out); err != nil || res.StatusCode != 200 || len(out.Seen) != 4 || out.Bare != "401" || out.Environ {
+					t.Errorf("%d %.500s", res.StatusCode, body)
+					return
+				}
+				for i, v := range out.Seen {
+					if v < before {
+						t.Errorf("way %d saw %d after %d", i, v, before)
+					}
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	for i := int64(1); i <= 50; i++ {
+		if _, err := n.RotateSecret(ctx, "pay", fmt.Appendf(nil, "value-%03d", i), 3*time.Second); err != nil {
+			if strings.Contains(err.Error(), "windows") { // 16 at most: wait for one to end
+				i--
+				time.Sleep(100 * time.Millisecond)
+				continue
+			}
+			t.Fatal(err)
+		}
+		newest.Store(i)
+		time.Sleep(20 * time.Millisecond)
+	}
+	stop.Store(true)
+	wg.Wait()
+	t.Logf("%d calls", calls.Load())
+	if calls.Load() == 0 {
+		t.Error("nothing was called")
 	}
 }
