@@ -334,6 +334,7 @@ func TestNothingHappensAtImport(t *testing.T) {
 const dialers = `
 internal/egress: it is the way out
 client: a program of the user's, or a test
+internal/secret: the key service that the operator names, before anything else is there
 bawntest: only for tests
 bench: only for measuring
 internal/sandbox/sandboxtest: tries from within a sandbox, and of it
