@@ -689,8 +689,8 @@ func (p *pgConn) arm() {
 	}
 }
 
-// late cancels the statement that runs if its time is over; control E9 of what a
-// function may do to a database. A server that does not end it is left.
+// late cancels the statement that runs if its time is over. From a server that
+// does not end it the connection is cut.
 func (p *pgConn) late() {
 	p.mu.Lock()
 	wait := time.Until(p.due)
