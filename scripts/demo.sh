@@ -79,7 +79,8 @@ BAWN_KEY=$("$bawn" key create demo --role invoker </dev/null)
 export BAWN_KEY
 
 title "Give one of them its secret"
-show secret set orders-db <"$orders/password"
+echo "\$ bawn secret set orders-db <PASSWORD"
+"$bawn" secret set orders-db <"$orders/password"
 show secret grant orders-db orders
 export BAWN_ORDERS=$orders
 
