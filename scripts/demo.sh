@@ -40,12 +40,16 @@ show() { printf '$ %s\n' "bawn $*"; "$bawn" "$@" </dev/null; }
 
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 sh examples/orders/postgres.sh make "$orders" "$port"
+pay=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+python3 examples/payments/api.py make "$work/payments" "$pay"
+cat "$orders/ca.pem" "$work/payments/ca.pem" >"$work/outside.pem"
 
 export BAWN_CONTEXT=$work/context.json
 title "Start a node"
-echo "\$ bawn up --solo --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0 --egress-allow 127.0.0.1:$port --egress-resolve db.example.test=127.0.0.1 --egress-ca CA"
+echo "\$ bawn up --solo --data DATA --public 127.0.0.1:0 --admin 127.0.0.1:0 --egress-allow 127.0.0.1:$port --egress-resolve db.example.test=127.0.0.1 --egress-allow 127.0.0.1:$pay --egress-resolve api.payments.test=127.0.0.1 --egress-ca CA"
 "$bawn" up --solo --data "$work/data" --public 127.0.0.1:0 --admin 127.0.0.1:0 \
-	--egress-allow "127.0.0.1:$port" --egress-resolve db.example.test=127.0.0.1 --egress-ca "$orders/ca.pem" >"$work/log" 2>&1 </dev/null &
+	--egress-allow "127.0.0.1:$port" --egress-resolve db.example.test=127.0.0.1 \
+	--egress-allow "127.0.0.1:$pay" --egress-resolve api.payments.test=127.0.0.1 --egress-ca "$work/outside.pem" >"$work/log" 2>&1 </dev/null &
 node_pid=$!
 for _ in $(seq 300); do
 	[ -s "$BAWN_CONTEXT" ] && break
@@ -61,14 +65,15 @@ cp -r examples "$work/examples"
 # what is there.
 sed -i "s/runtime: python3\.11/runtime: $python/; s/runtime: nodejs20/runtime: $node/" "$work"/examples/*/bawn.yaml
 sed -i "s/:54329/:$port/" "$work/examples/orders/bawn.yaml"
-for example in hello webhook thumbnail export text redact checkout orders intruder; do
+sed -i "s/54443/$pay/" "$work/examples/payments/bawn.yaml"
+for example in hello webhook thumbnail export text redact checkout orders payments intruder; do
 	show deploy "$work/examples/$example"
 done
 show ls
 
 title "Run the tests of their perimeters"
 # The deploys above have run them too: what fails one does not become live.
-for example in hello webhook thumbnail export text redact orders intruder; do
+for example in hello webhook thumbnail export text redact orders payments intruder; do
 	show test --dir "$work/examples/$example"
 done
 
@@ -78,13 +83,14 @@ export BAWN_PUBLIC BAWN_CA=$work/data/ca.pem
 BAWN_KEY=$("$bawn" key create demo --role invoker </dev/null)
 export BAWN_KEY
 
-title "Give one of them its secret"
-echo "\$ bawn secret set orders-db <PASSWORD"
-"$bawn" secret set orders-db <"$orders/password"
+title "Give two of them their secrets"
+show secret set orders-db --file "$orders/password"
 show secret grant orders-db orders
-export BAWN_ORDERS=$orders
+show secret set payments-key --file "$work/payments/key"
+show secret grant payments-key payments
+export BAWN_ORDERS=$orders BAWN_PAYMENTS=$work/payments
 
-for example in hello webhook thumbnail export text redact checkout orders; do
+for example in hello webhook thumbnail export text redact checkout orders payments; do
 	title "Call $example over TLS"
 	sh "$work/examples/$example/try.sh"
 done
