@@ -289,8 +289,10 @@ func TestUpgradeEncrypts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.RemoveAll(filepath.Join(cfg.Data, "audit")); err != nil { // it knows of more
-		t.Fatal(err)
+	for _, name := range []string{auditFolder, auditHead} { // they know of more
+		if err := os.RemoveAll(filepath.Join(cfg.Data, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	n = mustOpen(t, cfg)
 	if _, err := mustClient(t, cfg.ContextFile).Functions(t.Context()); err != nil {
