@@ -25,7 +25,7 @@ type Inside struct {
 	// own: a connection to an address there comes to a socket of this side, whose
 	// local address then says where it was to go. It is [sandbox.Sandbox.Open]: of
 	// no use any more once Attach has returned, before which no code of the function
-	// runs. Ports 53 of UDP, 9001 and 9002 of TCP are taken.
+	// runs. Ports 53 of UDP, 9001 to 9003 of TCP are taken.
 	Open func(ctx context.Context, ports []sandbox.Port, local []netip.Prefix) ([]*os.File, error)
 	// Record keeps what was decided or stopped, with the function, the instance and
 	// the invocation that it has begun last filled in.

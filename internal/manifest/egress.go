@@ -147,8 +147,11 @@ const (
 	labelsDoc = "of the data, such as pii; a guardrail can keep labelled data from going where no such label is"
 )
 
-// runtimeAPIPort is taken in every sandbox, by Bawn's endpoint.
-const runtimeAPIPort = 9001
+// ownPorts are the TCP ports that Bawn listens on in every sandbox, and what for. A
+// rule about one of them would never be asked, or take its place.
+func ownPorts() map[int]string {
+	return map[int]string{9001: "the Lambda Runtime API", 9002: "the endpoint for secrets and calls", 9003: "the proxy for tools that want one"}
+}
 
 // egressFields describes the egress.
 func egressFields() object[Egress] {
@@ -453,8 +456,8 @@ func port() value[int] {
 	read := v.read
 	v.read = func(d *decoder, n *yaml.Node, at string) (int, bool) {
 		p, ok := read(d, n, at)
-		if ok && p == runtimeAPIPort {
-			d.report(n, at, fmt.Sprintf("port %d is Bawn's own in every sandbox", p), "")
+		if what := ownPorts()[p]; ok && what != "" {
+			d.report(n, at, fmt.Sprintf("port %d is Bawn's own in every sandbox: %s", p, what), "")
 			ok = false
 		}
 		return p, ok
@@ -891,7 +894,10 @@ func (e *Egress) compile() (bawn.Egress, error) {
 		out.Secrets = append(out.Secrets, bawn.SecretUse{Name: s.Name, File: s.File})
 	}
 	slices.SortFunc(out.Secrets, func(a, b bawn.SecretUse) int { return strings.Compare(a.Name, b.Name) })
-	taken := map[int]bool{runtimeAPIPort: true}
+	taken := map[int]bool{}
+	for p := range ownPorts() {
+		taken[p] = true
+	}
 	for _, name := range slices.Sorted(maps.Keys(e.Databases)) {
 		d := e.Databases[name]
 		kind, where := d.of()
