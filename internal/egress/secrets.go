@@ -133,7 +133,7 @@ func (a *attached) serveSecrets(w http.ResponseWriter, r *http.Request) {
 	name, own := strings.CutPrefix(r.URL.Path, secretsPath)
 	switch {
 	case r.Header.Get("X-Forwarded-For") != "" || r.Header.Get("Forwarded") != "":
-		w.WriteHeader(http.StatusForbidden) // somebody else asks, through a proxy in the function
+		a.turnAway(w, r, "somebody else asks, through a proxy in the function")
 	case own && r.Method == http.MethodGet:
 		if r.Header.Get(secretHeader) == "" && r.Header.Get(tokenHeader) == "" {
 			answer(w, http.StatusUnauthorized, "application/json", map[string]string{"message": "send the header " + secretHeader + ": 1"})
@@ -157,8 +157,14 @@ func (a *attached) serveSecrets(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPost && strings.HasPrefix(r.Header.Get("X-Amz-Target"), "secretsmanager."):
 		awsFault(w, "InvalidRequestException", "secrets are read here, with GetSecretValue, and changed with bawn secret")
 	default:
-		w.WriteHeader(http.StatusForbidden)
+		a.turnAway(w, r, "the endpoint in a sandbox has no such operation")
 	}
+}
+
+// turnAway refuses a request to the endpoint that is for no secret.
+func (a *attached) turnAway(w http.ResponseWriter, r *http.Request, reason string) {
+	a.block("call", "A6", reason, map[string]string{"request": clip(r.Method + " " + r.URL.EscapedPath())})
+	w.WriteHeader(http.StatusForbidden)
 }
 
 func answer(w http.ResponseWriter, status int, mime string, v any) {
