@@ -3,6 +3,7 @@ package control
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/evidence"
@@ -232,5 +233,53 @@ func TestA9RevokedMeanwhile(t *testing.T) {
 	wantCode(t, err, bawn.CodeDenied, "may not ask for anything any more")
 	if p.live("f") != 0 {
 		t.Error("it is live")
+	}
+}
+
+// TestA5Untried: no code runs with a host, a secret or a database that nobody has
+// approved, whether it is deployed or only tested. The tests run at the approval.
+func TestA5Untried(t *testing.T) {
+	p, ctx := fourEyes(t), t.Context()
+	node := bawn.Principal{Kind: bawn.PrincipalNode, ID: "n", Tenant: "main"}
+	boss, dev := p.key(node, "boss", bawn.RoleAdmin), p.key(node, "dev", bawn.RoleDeployer)
+	digest, other := p.upload(dev, "one"), p.upload(dev, "two")
+	var ran []*bawn.Version
+	p.test = func(v *bawn.Version) ([]bawn.TestResult, error) {
+		ran = append(ran, v)
+		return []bawn.TestResult{{Name: "one", OK: true}}, nil
+	}
+	tested := func(f *manifest.Function) { f.Tests = []manifest.Test{{Name: "one", Allow: &bawn.TestAllow{}}} }
+	if d := p.try(dev, "f", digest, tested); d.Pending != nil || len(ran) != 1 {
+		t.Fatalf("%+v, ran %d", d, len(ran))
+	}
+	ran = nil
+	for name, reach := range map[string]func(*manifest.Function){
+		"host":   func(f *manifest.Function) { f.Egress.Hosts = []manifest.Host{{Host: "evil.example"}} },
+		"secret": func(f *manifest.Function) { f.Egress.Secrets = []manifest.SecretUse{{Name: "s"}} },
+		"everything": func(f *manifest.Function) {
+			f.Egress.Everything = &manifest.Public{Reason: "x", Until: manifest.Date{Time: today.AddDate(0, 1, 0).Truncate(24 * time.Hour)}}
+		},
+		"database": func(f *manifest.Function) {
+			f.Egress.Databases = map[string]manifest.Database{"d": {Postgres: "evil.example:5432/d", User: "u"}}
+		},
+	} {
+		_, err := p.Test(ctx, dev, "f", spec(tested, reach), other)
+		wantCode(t, err, bawn.CodeDenied, "egress.")
+		d, err := p.Deploy(ctx, dev, "f", spec(tested, reach), other, false)
+		if err != nil || d.Pending == nil {
+			t.Fatalf("%s: %+v, %v", name, d, err)
+		}
+		if len(ran) > 0 {
+			t.Fatalf("%s: it ran before anybody approved: %+v", name, ran[0].Perimeter.Egress)
+		}
+		if name == "host" {
+			if _, err := p.Approve(ctx, boss, d.Pending.ID); err != nil || len(ran) != 1 || len(ran[0].Perimeter.Egress.Hosts) != 1 {
+				t.Fatal("it was not tested when it was approved", err)
+			}
+			ran = nil
+			if _, _, err := p.Rollback(ctx, boss, "f", 1); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

@@ -196,13 +196,16 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 		}
 		defer c.dropCompiled(ctx, &v, &err)
 	}
+	later := false // its tests run when it is approved
 	if f, _, _ := c.functions.Get(functionKey(p.Tenant, name)); !dryRun && (!known || f.Aliases[bawn.LiveAlias] != old.Number) {
 		proven := &v
 		if known {
 			proven = &old
 		}
-		if err := c.prove(ctx, p, proven); err != nil {
-			return Deployment{}, err
+		if later = !known && c.checkTried(&v) != nil; !later {
+			if err := c.prove(ctx, p, proven); err != nil {
+				return Deployment{}, err
+			}
 		}
 	}
 
@@ -243,6 +246,9 @@ func (c *Control) Deploy(ctx context.Context, p bawn.Principal, name string, spe
 	if d.Approval == approvalNeeded {
 		d.Pending, err = c.ask(ctx, p, &d)
 		return d, err
+	}
+	if later {
+		return Deployment{}, bawn.Errorf(bawn.CodeConflict, op, "what is live has changed while this was deployed").WithFix("deploy again")
 	}
 	approved := d.Approval
 	if c.cfg.Solo {

@@ -18,7 +18,8 @@ const maxTesting = 2
 // test fails is in the results and no error; the errors are those of Deploy.
 //
 // What the function does is real as far as its perimeter lets it out: a call
-// that it may make to another function is made, for p.
+// that it may make to another function is made, for p. So what reaches more than
+// what is live is not run before somebody has approved that: [bawn.CodeDenied].
 func (c *Control) Test(ctx context.Context, p bawn.Principal, name string, spec manifest.Function, digest string) (_ []bawn.TestResult, err error) {
 	v, err := c.candidate(ctx, p, name, spec, digest)
 	if err != nil {
@@ -26,11 +27,37 @@ func (c *Control) Test(ctx context.Context, p bawn.Principal, name string, spec 
 	}
 	if old, ok := c.sameContent(&v); ok {
 		v = old
+	} else if refusal := c.checkTried(&v); refusal != nil {
+		return nil, c.refused(ctx, p, bawn.Record{Function: name, Action: "test", Control: "A5"}, refusal)
 	} else if v.Compiled, err = c.compile(ctx, &v); err != nil {
 		return nil, err
 	}
 	defer c.dropCompiled(ctx, &v, &err)
 	return c.runTests(ctx, p, &v)
+}
+
+// checkTried refuses to run what nobody has approved that reaches more than what is
+// live: a test is code of whoever asks, and a host or a secret that it may have, it
+// has; control A5.
+func (c *Control) checkTried(v *bawn.Version) *bawn.Error {
+	if c.cfg.Solo {
+		return nil
+	}
+	old := c.liveOf(v.Tenant, v.Function)
+	if old == nil {
+		old = &bawn.Version{}
+	}
+	var more []string
+	reachChanges(old, v, func(field, before, after string, widens bool) {
+		if widens && before != after && !strings.HasPrefix(field, "egress.response.") {
+			more = append(more, field)
+		}
+	})
+	if len(more) == 0 {
+		return nil
+	}
+	return bawn.Errorf(bawn.CodeDenied, "control.test", "what nobody has approved yet is not run with more than what is live reaches: %s", cut(strings.Join(more, ", "))).
+		WithFix("bawn deploy %s asks for approval, and the tests run before it becomes live; a node of your own that was started with --solo runs them at once", v.Function)
 }
 
 // TestVersion is Test for a version that is there.
