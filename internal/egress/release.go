@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
+	"regexp/syntax"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -26,6 +28,16 @@ const (
 	maxFields      = 8   // of an answer that a refusal names
 	maxField       = 200 // bytes of such a name
 	maxHead        = 128 << 10
+
+	maxValues      = 250_000 // in an answer that is held against a schema
+	maxTold        = 2000    // values of one of which is said what does not fit
+	schemaSteps    = 20_000  // visits of a schema for any answer, and
+	stepsPerValue  = 8       // as many more for each value in it
+	schemaText     = 4 << 20 // bytes of text times what a pattern of the schema has, and
+	textPerByte    = 64      // as much more for each byte of the answer
+	maxPattern     = 5000    // instructions that a regular expression comes to
+	regexInstances = 1000    // what a byte of a value of the format regex costs
+	maxIdleSchemas = 4       // of one text
 )
 
 // preludeEnd stands between the head and the body of a [bawn.PreludeType] answer.
@@ -59,7 +71,7 @@ type Releaser struct {
 	redactor func(*bawn.Version) *secret.Redactor
 
 	mu      sync.RWMutex
-	schemas map[string]*jsonschema.Schema // by their text
+	schemas map[string][]*checker // that are idle, by their text
 }
 
 // NewReleaser returns a releaser. redactor returns what takes the values of a
@@ -69,7 +81,7 @@ func NewReleaser(redactor func(*bawn.Version) *secret.Redactor) *Releaser {
 	if redactor == nil {
 		redactor = func(*bawn.Version) *secret.Redactor { return nil }
 	}
-	return &Releaser{redactor: redactor, schemas: map[string]*jsonschema.Schema{}}
+	return &Releaser{redactor: redactor, schemas: map[string][]*checker{}}
 }
 
 // Release looks at an answer of v, and changes it to what may leave. An error is a
@@ -303,31 +315,38 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// validate holds body against a schema.
+// validate holds body against a schema. How much work that is, is bounded: a schema
+// can ask for exponentially much, and nothing else ends it.
 func (o *Releaser) validate(text string, body []byte) (err error) {
-	schema, err := o.schema(text)
-	if err != nil {
-		return err
-	}
-	if reason := checkJSON(body); reason != "" {
+	values, reason := checkJSON(body)
+	if reason != "" {
 		return refuse("D2", reason)
 	}
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
 	if err != nil {
 		return refuse("D2", "the answer is not JSON, and egress.response.schema says what JSON it is")
 	}
+	c, err := o.schema(text)
+	if err != nil {
+		return err
+	}
 	defer func() {
-		if recover() != nil { // in a library, on what a function made: not the node's end
+		switch p := recover(); p {
+		case nil:
+		case errTooMuch:
+			err = refuse("D2", "to hold the answer against egress.response.schema takes too much work: a simpler schema, without alternatives within alternatives, or a smaller answer")
+		default: // in a library, on what a function made: not the node's end
 			err = refuse("D2", "the answer cannot be held against egress.response.schema")
 		}
+		o.idle(text, c)
 	}()
-	err = schema.Validate(doc)
-	if err == nil {
+	c.steps, c.text = schemaSteps+stepsPerValue*int64(values), schemaText+textPerByte*int64(len(body))
+	if c.misfits.Validate(doc) != nil {
 		return nil
 	}
 	var invalid *jsonschema.ValidationError
 	var fields []string
-	if errors.As(err, &invalid) {
+	if values <= maxTold && errors.As(c.schema.Validate(doc), &invalid) {
 		fields = places(nil, invalid)
 	}
 	return refuse("D2", "the answer does not fit egress.response.schema", fields...)
@@ -355,48 +374,195 @@ func places(dst []string, e *jsonschema.ValidationError) []string {
 	return append(dst, fmt.Sprintf("%q (%s)", place, strings.Join(e.ErrorKind.KeywordPath(), "/")))
 }
 
-// schema returns the compiled schema of a text, which was checked at deploy.
-func (o *Releaser) schema(text string) (*jsonschema.Schema, error) {
-	o.mu.RLock()
-	s := o.schemas[text]
-	o.mu.RUnlock()
-	if s != nil {
-		return s, nil
+// schema returns the compiled schema of a text, which was checked at deploy, for the
+// caller alone.
+func (o *Releaser) schema(text string) (*checker, error) {
+	o.mu.Lock()
+	if idle := o.schemas[text]; len(idle) > 0 {
+		c := idle[len(idle)-1]
+		o.schemas[text] = idle[:len(idle)-1]
+		o.mu.Unlock()
+		return c, nil
 	}
-	s, err := compileSchema(text)
+	o.mu.Unlock()
+	c, err := compileSchema(text)
 	if err != nil {
 		return nil, refuse("D2", "egress.response.schema cannot be used: deploy the function again")
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.schemas) >= maxSchemas {
-		clear(o.schemas)
-	}
-	o.schemas[text] = s
-	return s, nil
+	return c, nil
 }
 
-func compileSchema(text string) (_ *jsonschema.Schema, err error) {
+// idle keeps c for the next answer.
+func (o *Releaser) idle(text string, c *checker) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.schemas[text] == nil && len(o.schemas) >= maxSchemas {
+		clear(o.schemas)
+	}
+	if len(o.schemas[text]) < maxIdleSchemas {
+		o.schemas[text] = append(o.schemas[text], c)
+	}
+}
+
+// A checker is a compiled schema that panics with errTooMuch when its work is used
+// up. It is for one answer at a time.
+type checker struct {
+	schema, misfits *jsonschema.Schema // misfits fits what does not fit, and remembers no reasons
+	steps, text     int64              // that are left
+}
+
+var errTooMuch = errors.New("too much work")
+
+func (c *checker) work(steps, text int64) {
+	c.steps -= steps
+	if c.text -= text; c.steps < 0 || c.text < 0 {
+		panic(errTooMuch)
+	}
+}
+
+func compileSchema(text string) (_ *checker, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it cannot be compiled: %v", p)
+		}
+	}()
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
+	k := &checker{}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(nil) // a schema reads no file and no host
 	c.DefaultDraft(jsonschema.Draft2020)
 	c.AssertFormat()
-	const name = "bawn:response"
+	c.UseRegexpEngine(func(expr string) (jsonschema.Regexp, error) { return newCountedPattern(k, expr) })
+	const name, not = "bawn:response", "bawn:misfits"
 	if err := c.AddResource(name, doc); err != nil {
 		return nil, err
 	}
-	return c.Compile(name)
+	if err := c.AddResource(not, map[string]any{"not": map[string]any{"$ref": name}}); err != nil {
+		return nil, err
+	}
+	if k.schema, err = c.Compile(name); err != nil {
+		return nil, err
+	}
+	if k.misfits, err = c.Compile(not); err != nil {
+		return nil, err
+	}
+	return k, k.watch(k.schema, map[*jsonschema.Schema]bool{})
+}
+
+// A countedPattern is a regular expression that counts its work.
+type countedPattern struct {
+	*regexp.Regexp
+	c    *checker
+	cost int64
+}
+
+func newCountedPattern(c *checker, expr string) (jsonschema.Regexp, error) {
+	re, err := regexp.Compile(expr)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	prog, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return nil, err
+	}
+	if len(prog.Inst) > maxPattern {
+		return nil, errors.New("the regular expression is too large")
+	}
+	return &countedPattern{re, c, int64(len(prog.Inst))}, nil
+}
+
+// MatchString matches.
+func (p *countedPattern) MatchString(s string) bool {
+	p.c.work(0, p.cost*int64(len(s)))
+	return p.Regexp.MatchString(s)
+}
+
+// watch has every visit of s and of what it leads to counted: formats are what is
+// looked at first, and can be had from outside of the library.
+func (c *checker) watch(s *jsonschema.Schema, seen map[*jsonschema.Schema]bool) error {
+	if s == nil || seen[s] || strings.HasPrefix(s.Location, "http://json-schema.org/") || strings.HasPrefix(s.Location, "https://json-schema.org/") {
+		return nil
+	}
+	seen[s] = true
+	if s.DynamicRef != nil || s.RecursiveRef != nil {
+		return errors.New("$dynamicRef and $recursiveRef cannot be followed beforehand")
+	}
+	var below []*jsonschema.Schema
+	add := func(v any) {
+		switch v := v.(type) {
+		case *jsonschema.Schema:
+			if v != nil {
+				below = append(below, v)
+			}
+		case []*jsonschema.Schema:
+			below = append(below, v...)
+		}
+	}
+	// What is visited at the same value, whether or not it fails at once.
+	for _, v := range []any{s.Ref, s.Not, s.AllOf, s.AnyOf, s.OneOf, s.If, s.Then, s.Else, s.ContentSchema} {
+		add(v)
+	}
+	for _, v := range s.Dependencies {
+		add(v)
+	}
+	for _, v := range s.DependentSchemas {
+		add(v)
+	}
+	here := int64(1 + len(below))
+	for _, v := range []any{s.PropertyNames, s.AdditionalProperties, s.UnevaluatedProperties, s.Contains, s.Items, s.AdditionalItems, s.PrefixItems, s.Items2020, s.UnevaluatedItems} {
+		add(v)
+	}
+	for _, v := range s.Properties {
+		add(v)
+	}
+	for _, v := range s.PatternProperties {
+		add(v)
+	}
+	each := int64(1 + len(s.PatternProperties)) // of what is in the value
+	was := s.Format
+	name := ""
+	if was != nil {
+		name = was.Name
+	}
+	s.Format = &jsonschema.Format{Name: name, Validate: func(v any) error {
+		steps, text := here, int64(0)
+		switch v := v.(type) {
+		case map[string]any:
+			steps += each * int64(len(v))
+		case []any:
+			steps += int64(len(v))
+		case string:
+			if name == "regex" {
+				text = regexInstances * int64(len(v))
+			}
+		}
+		c.work(steps, text)
+		if was == nil {
+			return nil
+		}
+		return was.Validate(v)
+	}}
+	for _, b := range below {
+		if err := c.watch(b, seen); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkJSON says what is wrong with JSON that two readers might understand in two
-// ways, or that would cost too much to read; "" if nothing is.
-func checkJSON(data []byte) string {
+// ways, or that would cost too much to read; "" if nothing is. It returns how many
+// values there are.
+func checkJSON(data []byte) (values int, wrong string) {
 	if !utf8.Valid(data) {
-		return "the answer is not UTF-8"
+		return 0, "the answer is not UTF-8"
 	}
 	type level struct {
 		names map[string]struct{} // nil in an array
@@ -408,10 +574,10 @@ func checkJSON(data []byte) string {
 	for {
 		token, err := d.Token()
 		if errors.Is(err, io.EOF) {
-			return ""
+			return values, ""
 		}
 		if err != nil {
-			return "the answer is not JSON"
+			return 0, "the answer is not JSON"
 		}
 		var top *level
 		if len(levels) > 0 {
@@ -424,7 +590,7 @@ func checkJSON(data []byte) string {
 		if top != nil && top.key {
 			name := token.(string)
 			if _, twice := top.names[name]; twice {
-				return "an object of the answer has one name twice"
+				return 0, "an object of the answer has one name twice"
 			}
 			top.names[name], top.key = struct{}{}, false
 			continue
@@ -432,10 +598,13 @@ func checkJSON(data []byte) string {
 		if top != nil && top.names != nil {
 			top.key = true // after this value
 		}
+		if values++; values > maxValues {
+			return 0, fmt.Sprintf("the answer has more than %d values, too many to be held against egress.response.schema", maxValues)
+		}
 		switch t := token.(type) {
 		case json.Delim:
 			if len(levels) == maxAnswerDepth {
-				return fmt.Sprintf("the answer is deeper than %d levels", maxAnswerDepth)
+				return 0, fmt.Sprintf("the answer is deeper than %d levels", maxAnswerDepth)
 			}
 			if t == '{' {
 				levels = append(levels, level{names: map[string]struct{}{}, key: true})
@@ -444,7 +613,7 @@ func checkJSON(data []byte) string {
 			}
 		case json.Number:
 			if len(t) > maxNumber || exponent(string(t)) > maxExponent {
-				return "a number of the answer is too long or too large"
+				return 0, "a number of the answer is too long or too large"
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -289,4 +290,35 @@ func FuzzRelease(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestD2SchemaWork: no schema makes the node work for longer than the answer is worth.
+func TestD2SchemaWork(t *testing.T) {
+	var chain strings.Builder
+	chain.WriteString(`{"$ref":"#/$defs/a0","$defs":{`)
+	for i := range 60 {
+		fmt.Fprintf(&chain, `"a%d":{"allOf":[{"$ref":"#/$defs/a%d"},{"$ref":"#/$defs/a%d"}]},`, i, i+1, i+1)
+	}
+	chain.WriteString(`"a60":true}}`)
+	deep := strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100)
+	for name, tt := range map[string]struct{ schema, in string }{
+		"a chain":              {chain.String(), `{}`},
+		"at each depth":        {`{"properties":{"a":{"allOf":[{"$ref":"#"},{"$ref":"#"}]}}}`, deep},
+		"within not":           {`{"not":{"properties":{"a":{"$ref":"#"}},"patternProperties":{"a":{"$ref":"#"},"a$":{"$ref":"#"}},"type":"object"}}`, deep},
+		"by patterns":          {`{"patternProperties":{"a":{"$ref":"#"},"a$":{"$ref":"#"}}}`, deep},
+		"a dynamic reference":  {`{"$dynamicAnchor":"x","properties":{"a":{"allOf":[{"$dynamicRef":"#x"},{"$dynamicRef":"#x"}]}}}`, deep},
+		"a regular expression": {`{"pattern":"(x+x+)+` + strings.Repeat("[xy]{100}", 40) + `y"}`, `"` + strings.Repeat("x", 1<<20) + `"`},
+		"many values":          {`{"items":{"type":"string"}}`, "[" + strings.Repeat("1,", maxValues) + "1]"},
+		"many errors":          {`{"items":{"type":"string"}}`, "[" + strings.Repeat("1,", maxTold) + "1]"},
+	} {
+		if _, refusal := release(t, &bawn.Response{Schema: tt.schema}, &bawn.Result{Payload: []byte(tt.in)}); refusal == nil || len(refusal.Fields) > 0 {
+			t.Errorf("%s: %v", name, refusal)
+		}
+	}
+	// What is plain goes out, however large.
+	in := "[" + strings.Repeat(`{"id":12345,"name":"Ada"},`, 40000) + "{}]"
+	const rows = `{"type":"array","items":{"$ref":"#/$defs/row"},"$defs":{"row":{"type":"object","properties":{"id":{"type":"integer"},"name":{"type":"string","pattern":"^[A-Za-z ]+$"}},"additionalProperties":false}}}`
+	if out, refusal := release(t, &bawn.Response{Schema: rows}, &bawn.Result{Payload: []byte(in)}); refusal != nil || out != in {
+		t.Error(refusal)
+	}
 }

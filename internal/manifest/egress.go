@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -143,6 +144,9 @@ const (
 	maxHeaders    = 64
 	minBytes      = 1
 	minTime       = Duration(100 * 1000 * 1000) // 100 ms
+
+	maxSchemaNumber = 64  // bytes of a number in a schema
+	maxSchemaPower  = 400 // of its exponent, either way
 
 	labelsDoc = "of the data, such as pii; a guardrail can keep labelled data from going where no such label is"
 )
@@ -837,6 +841,9 @@ func CheckSchema(text string) error {
 	if len(text) > bawn.MaxSchemaBytes {
 		return fmt.Errorf("the schema has %d bytes, at most %d are allowed", len(text), bawn.MaxSchemaBytes)
 	}
+	if err := checkNumbers(text); err != nil {
+		return err
+	}
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 	if err != nil {
 		return fmt.Errorf("the schema is not JSON: %s", oneLine(err.Error()))
@@ -859,6 +866,24 @@ func CheckSchema(text string) error {
 		text = text[i+2:]
 	}
 	return fmt.Errorf("this is no JSON Schema: %s", oneLine(text))
+}
+
+// checkNumbers refuses numbers that take much room once they are read.
+func checkNumbers(text string) error {
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if err != nil { // the end, or what is said of it later
+			return nil
+		}
+		if n, ok := token.(json.Number); ok {
+			_, power, _ := strings.Cut(strings.ToLower(string(n)), "e")
+			if p, err := strconv.Atoi(cmp.Or(power, "0")); len(n) > maxSchemaNumber || err != nil || max(p, -p) > maxSchemaPower {
+				return fmt.Errorf("the schema has a number that is too long or too large")
+			}
+		}
+	}
 }
 
 func oneLine(s string) string {
