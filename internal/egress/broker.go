@@ -38,6 +38,7 @@ type Config struct {
 type Broker struct {
 	cfg      Config
 	verified verified
+	trust    trust
 	buffers  sync.Pool // of *[spliceBuffer]byte
 }
 

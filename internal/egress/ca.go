@@ -143,14 +143,18 @@ func (a *authority) leaf(name string) (*tls.Certificate, error) {
 	return c, nil
 }
 
-// bundle returns the content of [sandbox.CAFile]: what the system trusts, what the
-// operator has added, and the authority of this sandbox, if there is one.
-func bundle(system, added []byte, own *authority) []byte {
-	n := len(system) + len(added) + len(ownMark) + 2
-	if own != nil {
-		n += len(own.pem)
+// bundle returns the content of [sandbox.CAFile]: what everybody on this node trusts,
+// and the authority of this sandbox, if there is one.
+func bundle(trusted []byte, own *authority) []byte {
+	if own == nil {
+		return trusted
 	}
-	b := bytes.NewBuffer(make([]byte, 0, n))
+	return append(trusted[:len(trusted):len(trusted)], own.pem...)
+}
+
+// trusted returns what the system trusts and what the operator has added, in PEM.
+func trusted(system, added []byte) []byte {
+	b := bytes.NewBuffer(make([]byte, 0, len(system)+len(added)+len(ownMark)+2))
 	line := func(p []byte) {
 		b.Write(p)
 		if len(p) > 0 && p[len(p)-1] != '\n' {
@@ -160,9 +164,6 @@ func bundle(system, added []byte, own *authority) []byte {
 	line(system)
 	b.WriteString(ownMark)
 	line(added)
-	if own != nil {
-		b.Write(own.pem)
-	}
 	return b.Bytes()
 }
 
@@ -185,13 +186,37 @@ func serial() *big.Int {
 	return new(big.Int).SetBytes(b[:])
 }
 
-// system returns the authorities that the host trusts, in PEM, as they are in the
-// sandbox's image.
-func systemRoots() []byte {
+// A trust is what every sandbox of a node trusts. The system's authorities are read
+// anew when their file has changed: each attach would else read 200 KiB. It is safe
+// for concurrent use.
+type trust struct {
+	mu   sync.Mutex
+	file os.FileInfo // nil if none was found
+	pem  []byte
+}
+
+// get returns it with what the operator has added, in PEM, which does not change. The
+// caller does not change the result.
+func (t *trust) get(added []byte) []byte {
+	path, file := "", os.FileInfo(nil)
 	for _, p := range []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"} {
-		if b, err := os.ReadFile(p); err == nil {
-			return b
+		if st, err := os.Stat(p); err == nil {
+			path, file = p, st
+			break
 		}
 	}
-	return nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.pem != nil && file != nil && t.file != nil && os.SameFile(file, t.file) && file.Size() == t.file.Size() && file.ModTime().Equal(t.file.ModTime()) {
+		return t.pem
+	}
+	var system []byte
+	if file != nil {
+		var err error
+		if system, err = os.ReadFile(path); err != nil {
+			file = nil
+		}
+	}
+	t.file, t.pem = file, trusted(system, added)
+	return t.pem
 }

@@ -55,6 +55,7 @@ type clearing struct {
 	inside map[string]*tls.Config // by the name that is vouched for
 	run    *serving               // that the routes belong to
 	routes map[route]*http.Transport
+	free   map[route][]*kept // of lanes, the last used last
 	hiding map[string]hiding // by the name of the secret
 }
 
@@ -169,6 +170,9 @@ func (c *insideConn) Close() error {
 
 // insideOf returns the connection below TLS.
 func insideOf(conn net.Conn) *insideConn {
+	if a, ok := conn.(*ahead); ok {
+		conn = a.Conn
+	}
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}
@@ -201,6 +205,11 @@ func (c *clearing) take(in *insideConn) {
 			return
 		}
 		conn = tls.Server(in, cfg)
+	}
+	if in.to != nil {
+		if conn = c.ride(in, conn); conn == nil {
+			return
+		}
 	}
 	c.serving.Do(func() { c.a.running.Go(func() { c.http.Serve(c.conns) }) })
 	if !c.conns.give(conn) {
@@ -251,7 +260,11 @@ type refusal struct {
 
 // serve answers one request of the function.
 func (c *clearing) serve(w http.ResponseWriter, r *http.Request) {
-	in := r.Context().Value(insideKey{}).(*insideConn)
+	c.handle(w, r, r.Context().Value(insideKey{}).(*insideConn))
+}
+
+// handle answers a request that came over in.
+func (c *clearing) handle(w http.ResponseWriter, r *http.Request, in *insideConn) {
 	t := in.to
 	if t == nil {
 		if t = c.proxied(w, r, in); t == nil {
@@ -402,7 +415,12 @@ func (c *clearing) forward(w http.ResponseWriter, r *http.Request, in *insideCon
 	} else if r.ProtoMajor == 1 {
 		http.NewResponseController(w).EnableFullDuplex() // HTTP/2 is so by itself
 	}
-	res, err := c.way(t, where).RoundTrip(out)
+	var res *http.Response
+	if l, ok := w.(*lane); ok {
+		res, err = l.roundTrip(t, where, out)
+	} else {
+		res, err = c.way(t, where).RoundTrip(out)
+	}
 	if err != nil {
 		c.unreached(w, r, t, err)
 		return
@@ -621,21 +639,35 @@ func (c *clearing) forget() {
 	for _, t := range c.routes {
 		t.CloseIdleConnections()
 	}
-	c.run, c.routes = nil, nil
+	for _, free := range c.free {
+		for _, k := range free {
+			k.raw.Close()
+		}
+	}
+	c.run, c.routes, c.free = nil, nil, nil
+}
+
+// turn makes run the invocation that connections to the outside are kept for.
+func (c *clearing) turn(run *serving) {
+	c.mu.Lock()
+	is, full := c.run == run, len(c.routes) >= maxClearRoutes
+	c.mu.Unlock()
+	if is && !full {
+		return
+	}
+	c.forget()
+	c.mu.Lock()
+	c.run = run
+	c.mu.Unlock()
 }
 
 // way returns the transport to a host, for the invocation of t.
 func (c *clearing) way(t *target, to route) *http.Transport {
-	c.mu.Lock()
-	run, full := c.run, len(c.routes) >= maxClearRoutes
-	c.mu.Unlock()
-	if run != t.run || full {
-		c.forget()
-	}
+	c.turn(t.run)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.routes == nil {
-		c.run, c.routes = t.run, map[route]*http.Transport{}
+		c.routes = map[route]*http.Transport{}
 	}
 	tr := c.routes[to]
 	if tr == nil {
@@ -656,7 +688,7 @@ func (c *clearing) transport(t *target, to route) *http.Transport {
 	}
 	return &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.a.dial(ctx, t) },
-		TLSClientConfig:        &tls.Config{RootCAs: c.a.b.cfg.Guard.Roots(), ServerName: to.name, MinVersion: minOutsideTLS, NextProtos: next},
+		TLSClientConfig:        c.outsideTLS(to, next...),
 		Protocols:              protocols,
 		TLSHandshakeTimeout:    clearHeaderTime,
 		DisableCompression:     true,
@@ -664,6 +696,11 @@ func (c *clearing) transport(t *target, to route) *http.Transport {
 		IdleConnTimeout:        clearIdle,
 		MaxResponseHeaderBytes: clearAnswer,
 	}
+}
+
+// outsideTLS is how TLS is spoken with the host of a route.
+func (c *clearing) outsideTLS(to route, protocols ...string) *tls.Config {
+	return &tls.Config{RootCAs: c.a.b.cfg.Guard.Roots(), ServerName: to.name, MinVersion: minOutsideTLS, NextProtos: protocols}
 }
 
 // attachClear returns what an instance gets so that it trusts the end of its TLS
@@ -684,5 +721,5 @@ func (a *attached) attachClear(context.Context) ([]sandbox.AttachedFile, map[str
 		return nil, env, nil // what the image has is enough
 	}
 	maps.Copy(env, trustEnv(sandbox.CAFile))
-	return []sandbox.AttachedFile{{Path: sandbox.CAFile, Data: bundle(systemRoots(), added, own)}}, env, nil
+	return []sandbox.AttachedFile{{Path: sandbox.CAFile, Data: bundle(a.b.trust.get(added), own)}}, env, nil
 }
