@@ -436,6 +436,10 @@ func (l *lane) roundTrip(t *target, to route, out *http.Request) (*http.Response
 		l.mu.Lock()
 		l.out = k.raw
 		l.mu.Unlock()
+		if err := l.ctx.Err(); err != nil { // who saw that may have come before
+			k.conn.Close()
+			return nil, err
+		}
 		res, begun, err := k.exchange(out)
 		if err == nil {
 			b := &keptBody{ReadCloser: res.Body, k: k, c: l.c, run: t.run, to: to}
