@@ -7,6 +7,7 @@ package egress
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net"
@@ -21,6 +22,8 @@ import (
 	"bawn.dev/bawn/internal/sandbox"
 	"bawn.dev/bawn/internal/secret"
 )
+
+const acceptAgain = 50 * time.Millisecond // after a connection could not be taken
 
 // Config says what a [Broker] works with. Authorize and Guard are needed.
 type Config struct {
@@ -219,8 +222,12 @@ func (a *attached) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *attached) accept(ln net.Listener) {
 	for {
 		conn, err := ln.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // the node is out of descriptors, say, which passes
+			time.Sleep(acceptAgain)
+			continue
 		}
 		select {
 		case a.slots <- struct{}{}:

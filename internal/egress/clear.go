@@ -31,6 +31,7 @@ const (
 	clearHeader     = 128 << 10        // bytes, of a request
 	clearAnswer     = 256 << 10        // of an answer
 	clearStreams    = 100              // requests at one time on one HTTP/2 connection
+	maxRequests     = 2 * maxConns     // of one instance at one time; one within CONNECT counts twice
 	clearBuffer     = 32 << 10         // that a body is moved by
 	maxClearRoutes  = 64               // hosts that connections are kept to
 	maxClearPath    = 256              // bytes of a path in a record
@@ -46,6 +47,7 @@ type clearing struct {
 	own     *authority // nil if the instance has no rule about requests
 	http    *http.Server
 	conns   *handover
+	slots   chan struct{} // one for each request at one time
 	serving sync.Once
 	buffers sync.Pool // of *[]byte
 	// value returns a secret, which the caller clears, and the number of its version.
@@ -69,7 +71,7 @@ type route struct {
 }
 
 func newClearing(a *attached, own *authority) *clearing {
-	c := &clearing{a: a, own: own, conns: newHandover(), inside: map[string]*tls.Config{}, hiding: map[string]hiding{}}
+	c := &clearing{a: a, own: own, conns: newHandover(), slots: make(chan struct{}, maxRequests), inside: map[string]*tls.Config{}, hiding: map[string]hiding{}}
 	c.value = c.use
 	c.buffers.New = func() any { b := make([]byte, clearBuffer); return &b }
 	c.http = &http.Server{
@@ -265,6 +267,14 @@ func (c *clearing) serve(w http.ResponseWriter, r *http.Request) {
 
 // handle answers a request that came over in.
 func (c *clearing) handle(w http.ResponseWriter, r *http.Request, in *insideConn) {
+	select {
+	case c.slots <- struct{}{}:
+		defer func() { <-c.slots }()
+	default:
+		c.a.block("egress", "C5", "more than "+itoa(maxRequests)+" requests of one instance at one time", nil)
+		bare(w, http.StatusServiceUnavailable)
+		return
+	}
 	t := in.to
 	if t == nil {
 		if t = c.proxied(w, r, in); t == nil {
@@ -326,6 +336,8 @@ func malformed(r *http.Request, in *insideConn, t *target) *refusal {
 		return &refusal{"C4", "a method that answers with the request"}
 	case in.to != nil && (r.URL.Scheme != "" || r.URL.Host != "" || r.URL.User != nil):
 		return &refusal{"C4", "a whole URL in place of a path"}
+	case strings.Contains(r.URL.RawQuery, " "): // HTTP/2 has it, and in HTTP/1.1 the path would end there
+		return &refusal{"C4", "a query with a space"}
 	case r.URL.Opaque != "" || !strings.HasPrefix(r.URL.Path, "/"):
 		return &refusal{"C4", "no path"}
 	case !t.meant(r.Host) || len(r.Header["Host"]) > 0:
@@ -529,7 +541,9 @@ func (c *clearing) answer(w http.ResponseWriter, r *http.Request, res *http.Resp
 		}
 	}
 	for _, name := range announced {
-		h.Add("Trailer", name)
+		if hide.String(name) == name {
+			h.Add("Trailer", name)
+		}
 	}
 	w.WriteHeader(res.StatusCode)
 	if res.ContentLength < 0 { // the first part of the body may be long in coming

@@ -444,7 +444,10 @@ func (g *pgGreeting) Read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if kind == 'R' && size <= pgBuffer-pgHead {
+		if kind == 'R' {
+			if size > pgBuffer-pgHead {
+				return 0, fmt.Errorf("the server sent %d bytes about authentication", size)
+			}
 			// The cost of SCRAM is the server's to choose, and this node's to bear.
 			m, err := g.r.Peek(pgHead + size)
 			if err != nil {
