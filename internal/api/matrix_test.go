@@ -70,8 +70,9 @@ var named = map[string][]form{
 	"GET /v1/functions/{name}/logs": {
 		{path: allFunction + "/logs"}, {path: allFunction + "/logs?invocation=<invocation>"}, {path: "/v1/functions/own/logs?invocation=<invocation>"},
 	},
-	"GET /v1/functions/{name}/perimeter": {{path: allFunction + "/perimeter"}, {path: "/v1/functions/own/perimeter?qualifier=<alias>"}},
-	"GET /v1/events":                     {{path: "/v1/events?limit=20&function=<function>"}, {path: "/v1/events?limit=20&invocation=<invocation>"}},
+	"GET /v1/functions/{name}/suggestion": {{path: allFunction + "/suggestion"}, {path: "/v1/functions/own/suggestion?qualifier=<alias>"}},
+	"GET /v1/functions/{name}/perimeter":  {{path: allFunction + "/perimeter"}, {path: "/v1/functions/own/perimeter?qualifier=<alias>"}},
+	"GET /v1/events":                      {{path: "/v1/events?limit=20&function=<function>"}, {path: "/v1/events?limit=20&invocation=<invocation>"}},
 
 	"GET /v1/approvals":         {},
 	"POST /v1/approvals/{id}":   {{path: "/v1/approvals/<approval>"}},

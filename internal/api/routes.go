@@ -37,6 +37,7 @@ func (a *api) routes() []route {
 		on(a, http.MethodGet, "/v1/functions/{name}/logs", "logs", "Stream log lines", a.logs, lines[bawn.LogLine]),
 		on(a, http.MethodGet, "/v1/events", "events", "Stream records of the evidence", a.events, lines[bawn.Record]),
 		on(a, http.MethodGet, "/v1/functions/{name}/perimeter", "perimeter", "Show a perimeter and what the kernel enforces of it", a.perimeter),
+		on(a, http.MethodGet, "/v1/functions/{name}/suggestion", "suggest", "Propose an egress block by what the function used and tried", a.suggest),
 		on(a, http.MethodGet, "/v1/functions/{name}/diff", "diff", "Say what one version changes against another", a.diff),
 		on(a, http.MethodPost, "/v1/backups", "createBackup", "Back the installation up: the answer is the archive, encrypted", a.createBackup, rawBytes("The archive: a tar file in an age file")),
 		on(a, http.MethodGet, "/v1/doctor", "doctor", "Show what the host can enforce and run", a.doctor),

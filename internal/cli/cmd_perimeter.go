@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/client"
 )
 
 func newPerimeter(a *app) *cobra.Command {
@@ -23,7 +26,8 @@ another one, and which of that lets more through.`,
 		Example: `  bawn perimeter hello
   bawn perimeter hello --diff 3
   bawn perimeter hello@5 --diff stable -o json
-  bawn perimeter hello -o json | jq '.instances[0].facts'`,
+  bawn perimeter hello -o json | jq '.instances[0].facts'
+  bawn perimeter suggest hello`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeFunctions,
 		RunE: runE(func(cmd *cobra.Command, args []string) error {
@@ -93,6 +97,55 @@ another one, and which of that lets more through.`,
 		}),
 	}
 	c.Flags().StringVar(&old, "diff", "", "say what the version changes against this one: a number or an alias")
+	a.addOutput(c)
+	c.AddCommand(newPerimeterSuggest(a))
+	return c
+}
+
+func newPerimeterSuggest(a *app) *cobra.Command {
+	var since string
+	c := &cobra.Command{
+		Use:   "suggest FUNCTION[@VERSION]",
+		Short: "Propose an egress block by what the function used and tried",
+		Long: `Reads from the audit log what the function reached, what it tried and was refused, and
+which secrets and databases it used, and prints the egress block of its manifest anew,
+to be pasted below the function's name.
+
+What was used is there, as narrow as it was used: ports, and the methods and paths of
+rules that are about requests. What was never used, and what was tried and refused,
+stands in comments with how often and when: the owner decides which to take in. What no
+rule can allow, such as a private address (C3), is told apart from that.
+
+To learn from nothing, deploy with egress.everything for a few days on a machine where
+that does no harm: each host that was used gets a rule of its own, and everything goes.`,
+		Example: `  bawn perimeter suggest hello
+  bawn perimeter suggest hello --since 7d
+  bawn perimeter suggest hello@5 -o json | jq '.entries[] | select(.advice == "unused")'`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeFunctions,
+		RunE: a.onNode(func(cmd *cobra.Command, c *client.Client, args []string) error {
+			name, qualifier, err := parseFunction(args[0])
+			if err != nil {
+				return err
+			}
+			at, err := a.parseSince(since)
+			if err != nil {
+				return err
+			}
+			s, err := c.Suggest(cmd.Context(), name, qualifier, at)
+			if err != nil {
+				return err
+			}
+			if a.format == "json" {
+				return a.printJSON(s)
+			}
+			for line := range strings.Lines(s.Manifest) {
+				a.printf("%s\n", clean(strings.TrimSuffix(line, "\n")))
+			}
+			return nil
+		}),
+	}
+	c.Flags().StringVar(&since, "since", "", "count from then on: 10m, 2d, or a time (default 30d)")
 	a.addOutput(c)
 	return c
 }
