@@ -31,7 +31,7 @@ const (
 	clearHeader     = 128 << 10        // bytes, of a request
 	clearAnswer     = 256 << 10        // of an answer
 	clearStreams    = 100              // requests at one time on one HTTP/2 connection
-	maxRequests     = 2 * maxConns     // of one instance at one time; one within CONNECT counts twice
+	maxRequests     = 2048             // of one instance at one time; one within CONNECT counts twice
 	clearBuffer     = 32 << 10         // that a body is moved by
 	maxClearRoutes  = 64               // hosts that connections are kept to
 	maxClearPath    = 256              // bytes of a path in a record
