@@ -2,6 +2,7 @@ package node
 
 import (
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,9 +51,26 @@ func (r *redaction) version(v *bawn.Version) *secret.Redactor {
 	return r.of(v)
 }
 
-// record is an evidence.Config.Redact.
+// record is an evidence.Config.Redact. Beside the function that the record is about,
+// it minds those by whose doing it came to be: one can call a name that is a secret.
 func (r *redaction) record(rec *bawn.Record) {
 	r.find(rec.Tenant, rec.Function, rec.Version).Record(rec)
+	if ref, ok := strings.CutPrefix(rec.Principal, bawn.PrincipalFunction+":"); ok {
+		r.by(ref, rec)
+	}
+	for ref := range strings.FieldsSeq(rec.Detail["chain"]) {
+		r.by(ref, rec)
+	}
+}
+
+// by takes out what ref, NAME@VERSION, may have put into a record.
+func (r *redaction) by(ref string, rec *bawn.Record) {
+	name, version, _ := strings.Cut(ref, "@")
+	if number, err := strconv.Atoi(version); err == nil && (name != rec.Function || number != rec.Version) {
+		of := r.find(rec.Tenant, name, number)
+		of.Record(rec)
+		rec.Function = of.String(rec.Function)
+	}
 }
 
 // lines returns write with the lines of Bawn's own redacted.
