@@ -28,6 +28,7 @@ type server struct {
 	*client.Client
 	t           *testing.T
 	data        string
+	args        []string // beside those that every server has
 	contextFile string
 	cmd         *exec.Cmd
 	log         bytes.Buffer
@@ -35,12 +36,12 @@ type server struct {
 }
 
 // newServer starts a server on data, and skips the test where it cannot be root.
-func newServer(t *testing.T, data string) *server {
+func newServer(t *testing.T, data string, args ...string) *server {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("SKIP: making sandboxes needs root")
 	}
-	s := &server{t: t, data: data, contextFile: filepath.Join(t.TempDir(), "context.json")}
+	s := &server{t: t, data: data, args: args, contextFile: filepath.Join(t.TempDir(), "context.json")}
 	t.Cleanup(func() {
 		if s.cmd != nil {
 			s.cmd.Process.Signal(syscall.SIGTERM)
@@ -57,7 +58,7 @@ func newServer(t *testing.T, data string) *server {
 // start runs bawn up and waits until calls can be served.
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command("bawn", "up", "--solo", "--data", s.data, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	s.cmd = exec.Command("bawn", append([]string{"up", "--solo", "--data", s.data, "--public", "127.0.0.1:0", "--admin", "127.0.0.1:0"}, s.args...)...)
 	s.cmd.Env, s.cmd.Stderr = append(os.Environ(), client.ContextEnv+"="+s.contextFile), &s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -86,6 +87,19 @@ func (s *server) context() *client.Context {
 		s.t.Fatal(err)
 	}
 	return c
+}
+
+// stop ends the server as an operator does.
+func (s *server) stop() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.cmd.Wait(); err != nil {
+		s.t.Errorf("stopping the server: %v", err)
+	}
+	s.Client.Close()
+	s.cmd = nil
 }
 
 // kill sends SIGKILL to processes, all at one moment, and waits for the

@@ -29,7 +29,7 @@ const (
 	HeadFile   = "backup.json" // a [Head]
 	NodePrefix = "node/"       // the node's own files
 	Tables     = "tables/"     // tables/NAME/NUMBER.jsonl: lines of [Row]
-	Blobs      = "blobs/"      // blobs/HEX
+	Blobs      = "blobs/"      // blobs/TENANT/HEX, encrypted; blobs/HEX of older ones
 	Audit      = "audit/"      // the audit log's files
 	endFile    = "end.json"
 )
@@ -47,7 +47,8 @@ const (
 	// and with one more row at most about twice that.
 	ChunkBytes    = 1 << 20
 	maxRows       = 4 << 20
-	maxAudit      = 32 << 20 // a file of the audit log
+	maxSealed     = bawn.MaxPackageBytes + 1<<20 // a package, encrypted
+	maxAudit      = 32 << 20                     // a file of the audit log
 	maxRecipients = 20
 	maxIdentities = 64 << 10
 	minPassphrase = 12
@@ -249,8 +250,8 @@ func limit(name string) (int64, error) {
 			return maxRows, nil
 		}
 	case strings.HasPrefix(name, Blobs):
-		if bawn.CheckDigest("sha256:"+name[len(Blobs):]) == nil {
-			return bawn.MaxPackageBytes, nil
+		if _, _, ok := ParseBlob(name); ok {
+			return maxSealed, nil
 		}
 	case strings.HasPrefix(name, Audit):
 		for part := range strings.SplitSeq(name, "/") {
@@ -263,6 +264,30 @@ func limit(name string) (int64, error) {
 		}
 	}
 	return bad()
+}
+
+// BlobName returns the name of a tenant's package; the tenant "" is for one that is
+// in clear.
+func BlobName(tenant, digest string) string {
+	if tenant != "" {
+		tenant += "/"
+	}
+	return Blobs + tenant + strings.TrimPrefix(digest, "sha256:")
+}
+
+// ParseBlob is the way back.
+func ParseBlob(name string) (tenant, digest string, ok bool) {
+	rest, ok := strings.CutPrefix(name, Blobs)
+	if !ok {
+		return "", "", false
+	}
+	tenant, hexDigest, sealed := strings.Cut(rest, "/")
+	if !sealed {
+		tenant, hexDigest = "", rest
+	} else if bawn.CheckName("tenant", tenant) != nil {
+		return "", "", false
+	}
+	return tenant, "sha256:" + hexDigest, bawn.CheckDigest("sha256:"+hexDigest) == nil
 }
 
 // ChunkName returns the name of the nth file of a table's rows.

@@ -203,6 +203,9 @@ happened since is not forgotten. It is the way out of damaged state.`,
 			}
 			slices.Sort(tables)
 			a.printf("  tables    %s\n  packages  %d\n", strings.Join(tables, ", "), out.Packages)
+			if out.Locked > 0 {
+				a.printf("  left out  %d packages, whose tenants' keys are not here: deploy their functions again, or restore with --keys\n", out.Locked)
+			}
 			if !cfg.StateOnly {
 				a.printf("  audit     %d files\n", out.Audit)
 			}

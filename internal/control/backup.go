@@ -37,7 +37,7 @@ type Backup struct {
 	secret backup.Secret
 	head   backup.Head
 	tables []store.TableCopy
-	blobs  []string // digests
+	blobs  []store.BlobName
 }
 
 // NewBackup takes the state as it is now, for a backup that is encrypted to age
@@ -131,8 +131,8 @@ func (b *Backup) write(ctx context.Context, w io.Writer) error {
 			return err
 		}
 	}
-	for _, digest := range b.blobs {
-		if err := writeBlob(ctx, out, a.Blobs, digest); err != nil {
+	for _, name := range b.blobs {
+		if err := writeBlob(ctx, out, a.Blobs, name); err != nil {
 			return err
 		}
 	}
@@ -171,17 +171,15 @@ func writeTable(ctx context.Context, out *backup.Writer, t store.TableCopy) erro
 	return flush()
 }
 
-func writeBlob(ctx context.Context, out *backup.Writer, blobs *store.Blobs, digest string) error {
-	size, err := blobs.Size(ctx, digest)
-	if err != nil {
-		return err
-	}
-	r, err := blobs.Open(ctx, digest)
+// writeBlob adds a package as it is stored: encrypted with its tenant's key, which a
+// backup does not hold.
+func writeBlob(ctx context.Context, out *backup.Writer, blobs *store.Blobs, name store.BlobName) error {
+	size, r, err := blobs.Sealed(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return out.Add(backup.Blobs+strings.TrimPrefix(digest, "sha256:"), size, r)
+	return out.Add(backup.BlobName(name.Tenant, name.Digest), size, r)
 }
 
 // writeAudit adds the audit log as of a checkpoint that is made now: the checkpoint

@@ -24,7 +24,7 @@ func (c *Control) compile(ctx context.Context, v *bawn.Version) (*bawn.Artifact,
 	if c.cfg.Compile == nil || v.Runtime != bawn.Wasm {
 		return nil, nil
 	}
-	code, err := c.cfg.Gate.Path(ctx, v.Artifact)
+	code, err := c.cfg.Gate.Path(ctx, v.Tenant, v.Artifact)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (c *Control) compile(ctx context.Context, v *bawn.Version) (*bawn.Artifact,
 		return nil, err
 	}
 	sum := sha256.Sum256(data)
-	a, err := c.cfg.Gate.Accept(ctx, "sha256:"+hex.EncodeToString(sum[:]), bytes.NewReader(data))
+	a, err := c.cfg.Gate.Accept(ctx, v.Tenant, "sha256:"+hex.EncodeToString(sum[:]), bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (c *Control) addCompiled(ctx context.Context, v *bawn.Version) error {
 		return nil
 	}
 	// Somebody who made the same and had no use for it may have removed it.
-	if has, err := c.cfg.Gate.Has(ctx, v.Compiled.Digest); err != nil {
+	if has, err := c.cfg.Gate.Has(ctx, v.Tenant, v.Compiled.Digest); err != nil {
 		return err
 	} else if !has {
 		return bawn.Errorf(bawn.CodeConflict, "control.deploy", "what was compiled was removed before it was used").WithFix("deploy again")

@@ -64,7 +64,7 @@ func TestCompile(t *testing.T) {
 	if *calls != 1 || made == nil || made.Files != 2 {
 		t.Fatalf("%d compilations, %+v", *calls, d)
 	}
-	dir, err := p.gate.Path(ctx, *made)
+	dir, err := p.gate.Path(ctx, "main", *made)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,14 +104,14 @@ func TestCompile(t *testing.T) {
 	if err := p.Remove(ctx, admin, "a"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.gate.Path(ctx, *made); err != nil {
+	if _, err := p.gate.Path(ctx, "main", *made); err != nil {
 		t.Errorf("gone while it was in use: %v", err)
 	}
 	if err := p.Remove(ctx, admin, "b"); err != nil {
 		t.Fatal(err)
 	}
 	for _, digest := range []string{digest, made.Digest} {
-		if has, err := p.gate.Has(ctx, digest); has || err != nil {
+		if has, err := p.gate.Has(ctx, "main", digest); has || err != nil {
 			t.Errorf("%s is left: %v", digest, err)
 		}
 	}
@@ -178,7 +178,7 @@ func TestCompileInterrupted(t *testing.T) {
 	if d := cmp.Diff(before, p.state()); d != "" {
 		t.Error(d)
 	}
-	if has, err := p.gate.Has(t.Context(), a.Digest); has || err != nil {
+	if has, err := p.gate.Has(t.Context(), "main", a.Digest); has || err != nil {
 		t.Errorf("left: %v", err)
 	}
 }

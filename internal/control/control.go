@@ -192,11 +192,12 @@ func (c *Control) recover(ctx context.Context) error {
 	}
 	c.dropExpired(ctx)
 	c.collect(ctx)
-	wanted := map[string]bool{}
+	owners := map[string][]string{}
 	for key := range c.artifacts.All("") {
-		wanted[key[strings.LastIndexByte(key, '.')+1:]] = true
+		tenant, hexDigest, _ := strings.Cut(key, ".")
+		owners[hexDigest] = append(owners[hexDigest], tenant)
 	}
-	return c.cfg.Gate.Sweep(ctx, func(hexDigest string) bool { return wanted[hexDigest] })
+	return c.cfg.Gate.Sweep(ctx, func(hexDigest string) []string { return owners[hexDigest] })
 }
 
 // trusted returns nil if the tables hold all that they should, so that what nothing
@@ -274,25 +275,30 @@ func (c *Control) dropArtifact(ctx context.Context, key, digest string) error {
 	if err := remove(ctx, c.artifacts, key); err != nil {
 		return err
 	}
-	return c.dropUnowned(ctx, digest)
+	tenant, _, _ := strings.Cut(key, ".")
+	return c.dropUnowned(ctx, tenant, digest)
 }
 
-// dropUnowned removes a package that no tenant has. The caller holds mu, or is
-// alone.
-func (c *Control) dropUnowned(ctx context.Context, digest string) error {
+// dropUnowned removes a package that the tenant does not have. The caller holds mu,
+// or is alone.
+func (c *Control) dropUnowned(ctx context.Context, tenant, digest string) error {
 	if c.trusted() != nil {
 		return nil // what is damaged may need it
 	}
-	if c.backingUp {
-		return nil // the next start drops it
-	}
-	suffix := "." + strings.TrimPrefix(digest, "sha256:")
+	shared, suffix := false, "."+strings.TrimPrefix(digest, "sha256:")
 	for other := range c.artifacts.All("") {
-		if strings.HasSuffix(other, suffix) {
+		if other == artifactKey(tenant, digest) {
 			return nil
 		}
+		shared = shared || strings.HasSuffix(other, suffix)
 	}
-	return c.cfg.Gate.Remove(ctx, digest)
+	switch {
+	case !c.backingUp:
+		return c.cfg.Gate.Remove(ctx, tenant, digest, shared)
+	case !shared:
+		return c.cfg.Gate.Lock(digest) // the next start drops the rest
+	}
+	return nil
 }
 
 // remove deletes key, whatever its revision; what is gone already is no error.

@@ -480,9 +480,15 @@ func TestRemove(t *testing.T) {
 	if d := cmp.Diff(before, p.state()); d != "" {
 		t.Error(d)
 	}
-	// The bytes stay for the other tenant, and go with its last use.
-	if has, err := p.gate.Has(ctx, own); err != nil || !has {
+	// The other tenant's own stays, with the folder that both had.
+	if has, err := p.gate.Has(ctx, "main", own); err != nil || has {
+		t.Errorf("the package is kept: %v", err)
+	}
+	if has, err := p.gate.Has(ctx, "rival", own); err != nil || !has {
 		t.Errorf("the other tenant's package is gone: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(p.dir, "code", strings.TrimPrefix(own, "sha256:"))); err != nil {
+		t.Errorf("the other tenant's folder is gone: %v", err)
 	}
 	if has, err := p.HasArtifact(ctx, admin, own); err != nil || has {
 		t.Errorf("the package is still this tenant's: %v", err)
@@ -498,7 +504,7 @@ func TestRemove(t *testing.T) {
 	if err := p.Remove(ctx, admin, "goes"); err != nil {
 		t.Fatal(err)
 	}
-	if has, err := p.gate.Has(ctx, shared); err != nil || has {
+	if has, err := p.gate.Has(ctx, "main", shared); err != nil || has {
 		t.Errorf("the package is kept: %v", err)
 	}
 }
@@ -526,7 +532,7 @@ func TestUnusedPackagesGoAfterADay(t *testing.T) {
 func TestPackageThatIsNotTakenGoes(t *testing.T) {
 	p := open(t)
 	data, digest := code(t, "one")
-	a, err := p.gate.Accept(t.Context(), digest, bytes.NewReader(data))
+	a, err := p.gate.Accept(t.Context(), "main", digest, bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -535,7 +541,7 @@ func TestPackageThatIsNotTakenGoes(t *testing.T) {
 	if err := p.addArtifact(gone, admin, a); err == nil {
 		t.Fatal("it was taken")
 	}
-	if has, err := p.gate.Has(t.Context(), digest); has || err != nil {
+	if has, err := p.gate.Has(t.Context(), "main", digest); has || err != nil {
 		t.Errorf("its zip is still there, %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(p.dir, "code", strings.TrimPrefix(digest, "sha256:"))); !errors.Is(err, os.ErrNotExist) {
@@ -584,7 +590,7 @@ func TestRecovery(t *testing.T) {
 	}
 	// a package let in, and not written down
 	data, other := code(t, "other")
-	if _, err := p.gate.Accept(ctx, other, bytes.NewReader(data)); err != nil {
+	if _, err := p.gate.Accept(ctx, "main", other, bytes.NewReader(data)); err != nil {
 		t.Fatal(err)
 	}
 	// an upload that was cut
@@ -598,7 +604,7 @@ func TestRecovery(t *testing.T) {
 	if staged, _ := os.ReadDir(filepath.Join(p.dir, "code", ".staging")); len(staged) > 0 {
 		t.Errorf("staging: %v", staged)
 	}
-	if has, err := p.gate.Has(ctx, other); has || err != nil {
+	if has, err := p.gate.Has(ctx, "main", other); has || err != nil {
 		t.Errorf("the package is kept: %v", err)
 	}
 }

@@ -85,7 +85,7 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 		if err != nil {
 			return err
 		}
-		if a, err = c.cfg.Gate.Accept(request, digest, r); err != nil {
+		if a, err = c.cfg.Gate.Accept(request, p.Tenant, digest, r); err != nil {
 			return err
 		}
 		return c.addArtifact(context.WithoutCancel(request), p, a)
@@ -97,7 +97,7 @@ func (c *Control) PutArtifact(ctx context.Context, p bawn.Principal, digest stri
 }
 
 // addArtifact makes a package that the gate has accepted the principal's
-// tenant's. If it cannot, and no other tenant has the package, it goes again.
+// tenant's. If it cannot, the package goes again.
 func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Artifact) (err error) {
 	undo := context.WithoutCancel(ctx)
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
@@ -110,14 +110,14 @@ func (c *Control) addArtifact(ctx context.Context, p bawn.Principal, a bawn.Arti
 		}
 		ctx, cancel := context.WithTimeout(undo, changeTimeout)
 		defer cancel()
-		if left := c.dropUnowned(ctx, a.Digest); left != nil {
+		if left := c.dropUnowned(ctx, p.Tenant, a.Digest); left != nil {
 			c.cfg.Log.Warn("a package that nothing uses could not be removed", "artifact", a.Digest, "error", left)
 		}
 	}()
 	c.collect(ctx)
 	// The last function that ran it may have been removed, and the package with
 	// it, since the gate let it in.
-	if has, err := c.cfg.Gate.Has(ctx, a.Digest); err != nil {
+	if has, err := c.cfg.Gate.Has(ctx, p.Tenant, a.Digest); err != nil {
 		return err
 	} else if !has {
 		return bawn.Errorf(bawn.CodeConflict, "control.put", "the package was removed while it was uploaded").WithFix("deploy again")
@@ -147,7 +147,7 @@ func (c *Control) artifact(ctx context.Context, tenant, digest string) (bawn.Art
 	if !ok {
 		return bawn.Artifact{}, false, nil
 	}
-	has, err := c.cfg.Gate.Has(ctx, digest)
+	has, err := c.cfg.Gate.Has(ctx, tenant, digest)
 	return row.Artifact, has, err
 }
 
@@ -460,7 +460,7 @@ func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, 
 	if !ok {
 		return bawn.Version{}, noArtifact(digest)
 	}
-	if err := c.cfg.Gate.Check(ctx, a, v.Runtime, v.Handler); err != nil {
+	if err := c.cfg.Gate.Check(ctx, p.Tenant, a, v.Runtime, v.Handler); err != nil {
 		return bawn.Version{}, err
 	}
 	v.Artifact = a

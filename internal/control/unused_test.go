@@ -39,7 +39,7 @@ func TestUnusedPackagesAreBounded(t *testing.T) {
 	if left != 0 {
 		t.Errorf("refused before its size was known: %d bytes left", left)
 	}
-	if has, err := p.gate.Has(ctx, digest); err != nil || has {
+	if has, err := p.gate.Has(ctx, "main", digest); err != nil || has {
 		t.Errorf("a refused package stays: %v", err)
 	}
 	fill(maxUnusedBytes)

@@ -22,8 +22,8 @@ import (
 // that the handler names, a static bootstrap for this machine, or one Wasm
 // module. What is missing is found here and not by the first caller. The error
 // is [bawn.CodeUnprocessable] with a way out, or that of [Gate.Path].
-func (g *Gate) Check(ctx context.Context, a bawn.Artifact, rt bawn.Runtime, handler string) error {
-	dir, err := g.Path(ctx, a)
+func (g *Gate) Check(ctx context.Context, tenant string, a bawn.Artifact, rt bawn.Runtime, handler string) error {
+	dir, err := g.Path(ctx, tenant, a)
 	if err != nil {
 		return err
 	}

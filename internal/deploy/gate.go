@@ -135,18 +135,18 @@ func take(ctx context.Context, slots chan struct{}) error {
 	}
 }
 
-// Accept reads a package from r, checks that it has the digest, unpacks it, and
+// Accept reads a package of a tenant from r, checks that it has the digest, unpacks it, and
 // keeps it. It may be called again with the same package. After an error
 // nothing of the package is left. Codes: [bawn.CodeInvalid] for another digest,
 // [bawn.CodeTooLarge] and [bawn.CodeUnprocessable] for a package that is refused
 // (the message names the entry), [bawn.CodeThrottled] when too many packages
 // come at once, [bawn.CodeUnavailable] when the disk is full.
-func (g *Gate) Accept(ctx context.Context, digest string, r io.Reader) (bawn.Artifact, error) {
-	a, err := g.accept(ctx, digest, r)
+func (g *Gate) Accept(ctx context.Context, tenant, digest string, r io.Reader) (bawn.Artifact, error) {
+	a, err := g.accept(ctx, tenant, digest, r)
 	return a, fail(err, "the package could not be taken in")
 }
 
-func (g *Gate) accept(ctx context.Context, digest string, r io.Reader) (a bawn.Artifact, err error) {
+func (g *Gate) accept(ctx context.Context, tenant, digest string, r io.Reader) (a bawn.Artifact, err error) {
 	if err := bawn.CheckDigest(digest); err != nil {
 		return a, err
 	}
@@ -179,19 +179,19 @@ func (g *Gate) accept(ctx context.Context, digest string, r io.Reader) (a bawn.A
 	unlock := g.lock(hexDigest)
 	defer unlock()
 	// The zip first: from it the folder can be made again, not the other way.
-	had, err := g.cfg.Blobs.Has(ctx, digest)
+	had, err := g.cfg.Blobs.Has(ctx, tenant, digest)
 	if err != nil {
 		return bawn.Artifact{}, err
 	}
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return bawn.Artifact{}, err
 	}
-	if _, err := g.cfg.Blobs.Put(ctx, digest, file, bawn.MaxPackageBytes); err != nil {
+	if err := g.cfg.Blobs.Put(ctx, tenant, digest, file, bawn.MaxPackageBytes); err != nil {
 		return bawn.Artifact{}, err
 	}
 	if err := g.install(ctx, stage, hexDigest, a.Tree); err != nil {
 		if !had {
-			err = also(err, g.cfg.Blobs.Delete(context.WithoutCancel(ctx), digest))
+			err = also(err, g.cfg.Blobs.Delete(context.WithoutCancel(ctx), tenant, digest))
 		}
 		return bawn.Artifact{}, err
 	}
@@ -283,13 +283,13 @@ func (g *Gate) install(ctx context.Context, stage, hexDigest, tree string) error
 	return syncPath(g.cfg.Dir)
 }
 
-// Path returns the folder of a package, to be mounted, after making sure that
+// Path returns the folder of a tenant's package, to be mounted, after making sure that
 // each of its files is the one that was deployed. It is called before every
 // cold start: a folder that nobody touched costs one stat a file. A folder
 // that is missing is made again from the store. One that was tampered with is
 // moved aside and recorded, and the error is [bawn.CodeUnavailable]; the next
 // call finds it missing.
-func (g *Gate) Path(ctx context.Context, a bawn.Artifact) (string, error) {
+func (g *Gate) Path(ctx context.Context, tenant string, a bawn.Artifact) (string, error) {
 	if err := bawn.CheckDigest(a.Digest); err != nil {
 		return "", err
 	}
@@ -310,7 +310,7 @@ func (g *Gate) Path(ctx context.Context, a bawn.Artifact) (string, error) {
 	c, err := checkTree(ctx, dir, a.Tree)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, missing := os.Lstat(dir); errors.Is(missing, fs.ErrNotExist) {
-			if err := g.restore(ctx, a, hexDigest); err != nil {
+			if err := g.restore(ctx, tenant, a, hexDigest); err != nil {
 				return "", fail(err, "the code could not be unpacked")
 			}
 			c, err = checkTree(ctx, dir, a.Tree)
@@ -339,13 +339,13 @@ func (g *Gate) fresh(hexDigest, tree string) bool {
 
 // restore makes the package's folder from the zip in the store. The caller
 // holds the package's lock.
-func (g *Gate) restore(ctx context.Context, a bawn.Artifact, hexDigest string) (err error) {
+func (g *Gate) restore(ctx context.Context, tenant string, a bawn.Artifact, hexDigest string) (err error) {
 	stage, err := os.MkdirTemp(filepath.Join(g.cfg.Dir, stagingName), "again-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = also(err, os.RemoveAll(stage)) }()
-	blob, err := g.cfg.Blobs.Open(ctx, a.Digest)
+	blob, err := g.cfg.Blobs.Open(ctx, tenant, a.Digest)
 	if err != nil {
 		return err
 	}
@@ -401,23 +401,31 @@ func (g *Gate) setAside(ctx context.Context, hexDigest string, cause error) erro
 	return errors.Join(err, readErr)
 }
 
-// Has reports whether the package is kept.
-func (g *Gate) Has(ctx context.Context, digest string) (bool, error) {
-	return g.cfg.Blobs.Has(ctx, digest)
+// Has reports whether the tenant's package is kept.
+func (g *Gate) Has(ctx context.Context, tenant, digest string) (bool, error) {
+	return g.cfg.Blobs.Has(ctx, tenant, digest)
 }
 
-// Remove forgets a package: its zip and its folder. Removing what is not there
-// is no error.
-func (g *Gate) Remove(ctx context.Context, digest string) error {
+// Remove forgets a tenant's package: its zip, and its folder unless shared says that
+// another tenant has it too. Removing what is not there is no error.
+func (g *Gate) Remove(ctx context.Context, tenant, digest string, shared bool) error {
 	if err := bawn.CheckDigest(digest); err != nil {
 		return err
 	}
+	if !shared {
+		if err := g.Lock(digest); err != nil {
+			return err
+		}
+	}
+	return g.cfg.Blobs.Delete(ctx, tenant, digest)
+}
+
+// Lock removes the folder of a package, where its code lies in clear. The next call
+// of Path makes it again.
+func (g *Gate) Lock(digest string) error {
 	hexDigest := strings.TrimPrefix(digest, "sha256:")
 	unlock := g.lock(hexDigest)
 	defer unlock()
-	if err := g.cfg.Blobs.Delete(ctx, digest); err != nil {
-		return err
-	}
 	return fail(g.drop(hexDigest), "the folder of the code could not be removed")
 }
 
@@ -437,8 +445,10 @@ func (g *Gate) drop(hexDigest string) error {
 }
 
 // Sweep removes what an interrupted run left: everything in staging, and every
-// package that keep does not want. It is called at start, before anything else.
-func (g *Gate) Sweep(ctx context.Context, keep func(hexDigest string) bool) error {
+// package that no tenant has. What an older Bawn kept in clear, one for all tenants,
+// it keeps for each, encrypted. owners are the tenants that have the package. It is
+// called at start, before anything else.
+func (g *Gate) Sweep(ctx context.Context, owners func(hexDigest string) []string) error {
 	staged, err := os.ReadDir(filepath.Join(g.cfg.Dir, stagingName))
 	if err != nil {
 		return fail(err, "the staging folder cannot be read")
@@ -453,7 +463,7 @@ func (g *Gate) Sweep(ctx context.Context, keep func(hexDigest string) bool) erro
 		return fail(err, "the folder for code cannot be read")
 	}
 	for _, e := range folders {
-		if g.digested.MatchString(e.Name()) && !keep(e.Name()) {
+		if g.digested.MatchString(e.Name()) && len(owners(e.Name())) == 0 {
 			if err := g.drop(e.Name()); err != nil {
 				return fail(err, "unused code cannot be removed")
 			}
@@ -463,12 +473,33 @@ func (g *Gate) Sweep(ctx context.Context, keep func(hexDigest string) bool) erro
 	if err != nil {
 		return err
 	}
-	slices.Sort(blobs)
-	for _, digest := range blobs {
-		if h := strings.TrimPrefix(digest, "sha256:"); !keep(h) {
-			if err := g.cfg.Blobs.Delete(ctx, digest); err != nil {
+	for _, b := range blobs {
+		of := owners(strings.TrimPrefix(b.Digest, "sha256:"))
+		if b.Tenant == "" && len(of) > 0 {
+			if err := g.share(ctx, b.Digest, of); err != nil {
+				g.cfg.Log.Warn("a package that an older Bawn stored is not encrypted yet", "digest", b.Digest, "error", err)
+				continue
+			}
+		}
+		if !slices.Contains(of, b.Tenant) {
+			if err := g.cfg.Blobs.Delete(ctx, b.Tenant, b.Digest); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// share gives each of the tenants a package that is nobody's own.
+func (g *Gate) share(ctx context.Context, digest string, tenants []string) error {
+	for _, tenant := range tenants {
+		blob, err := g.cfg.Blobs.Open(ctx, "", digest)
+		if err != nil {
+			return err
+		}
+		err = g.cfg.Blobs.Put(ctx, tenant, digest, blob, bawn.MaxPackageBytes)
+		if err = also(err, blob.Close()); err != nil {
+			return err
 		}
 	}
 	return nil

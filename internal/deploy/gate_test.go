@@ -61,7 +61,7 @@ func digestOf(data []byte) string {
 
 func accept(t testing.TB, g *Gate, data []byte) bawn.Artifact {
 	t.Helper()
-	a, err := g.Accept(t.Context(), digestOf(data), bytes.NewReader(data))
+	a, err := g.Accept(t.Context(), "main", digestOf(data), bytes.NewReader(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestF1F2HostilePackages(t *testing.T) {
 	before := everything(t, around)
 	for _, h := range hostile() {
 		t.Run(h.technique, func(t *testing.T) {
-			_, err := g.Accept(t.Context(), digestOf(h.data), bytes.NewReader(h.data))
+			_, err := g.Accept(t.Context(), "main", digestOf(h.data), bytes.NewReader(h.data))
 			var e *bawn.Error
 			if !errors.As(err, &e) {
 				t.Fatalf("got %v", err)
@@ -120,7 +120,7 @@ func TestF1F2HostilePackages(t *testing.T) {
 			if d := cmp.Diff(before, everything(t, around)); d != "" {
 				t.Errorf("left behind: %s", d)
 			}
-			if has, err := g.cfg.Blobs.Has(t.Context(), digestOf(h.data)); has || err != nil {
+			if has, err := g.cfg.Blobs.Has(t.Context(), "main", digestOf(h.data)); has || err != nil {
 				t.Errorf("the blob is kept: %v %v", has, err)
 			}
 		})
@@ -140,7 +140,7 @@ func TestAccept(t *testing.T) {
 	if a.Digest != digestOf(data) || a.Size != int64(len(data)) || a.Files != 3 || a.Bytes != 10 {
 		t.Errorf("%+v", a)
 	}
-	dir, err := g.Path(t.Context(), a)
+	dir, err := g.Path(t.Context(), "main", a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestAccept(t *testing.T) {
 	if again := accept(t, g, data); again != a {
 		t.Errorf("taken in again it is %+v", again)
 	}
-	blob, err := g.cfg.Blobs.Open(t.Context(), a.Digest)
+	blob, err := g.cfg.Blobs.Open(t.Context(), "main", a.Digest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestAcceptsOrdinaryWriters(t *testing.T) {
 	}
 	check := func(t *testing.T, data []byte) {
 		a := accept(t, g, data)
-		dir, err := g.Path(t.Context(), a)
+		dir, err := g.Path(t.Context(), "main", a)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,19 +237,19 @@ func TestAcceptsOrdinaryWriters(t *testing.T) {
 func TestAcceptRefusesWhatIsNotTheDigest(t *testing.T) {
 	g, _ := newGate(t)
 	data := one(file("a", "x"))
-	_, err := g.Accept(t.Context(), digestOf([]byte("else")), bytes.NewReader(data))
+	_, err := g.Accept(t.Context(), "main", digestOf([]byte("else")), bytes.NewReader(data))
 	if bawn.ErrorCode(err) != bawn.CodeInvalid {
 		t.Error(err)
 	}
-	if _, err := g.Accept(t.Context(), "sha256:../../x", bytes.NewReader(data)); bawn.ErrorCode(err) != bawn.CodeInvalid {
+	if _, err := g.Accept(t.Context(), "main", "sha256:../../x", bytes.NewReader(data)); bawn.ErrorCode(err) != bawn.CodeInvalid {
 		t.Error(err)
 	}
 	broken := io.MultiReader(bytes.NewReader(data[:10]), errReader{})
-	if _, err := g.Accept(t.Context(), digestOf(data), broken); bawn.ErrorCode(err) != bawn.CodeInvalid {
+	if _, err := g.Accept(t.Context(), "main", digestOf(data), broken); bawn.ErrorCode(err) != bawn.CodeInvalid {
 		t.Error(err)
 	}
 	endless := io.LimitReader(zeros{}, bawn.MaxPackageBytes+100)
-	if _, err := g.Accept(t.Context(), digestOf(data), endless); bawn.ErrorCode(err) != bawn.CodeTooLarge {
+	if _, err := g.Accept(t.Context(), "main", digestOf(data), endless); bawn.ErrorCode(err) != bawn.CodeTooLarge {
 		t.Error(err)
 	}
 	if left := everything(t, g.cfg.Dir); len(left) != 1 {
@@ -270,7 +270,7 @@ func TestAcceptEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	data := one(file("a", "x"))
-	if _, err := g.Accept(ctx, digestOf(data), bytes.NewReader(data)); err == nil {
+	if _, err := g.Accept(ctx, "main", digestOf(data), bytes.NewReader(data)); err == nil {
 		t.Error("accepted")
 	}
 	if left := everything(t, g.cfg.Dir); len(left) != 1 {
@@ -284,12 +284,12 @@ func TestAcceptTheSameAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			a, err := g.Accept(t.Context(), digestOf(data), bytes.NewReader(data))
+			a, err := g.Accept(t.Context(), "main", digestOf(data), bytes.NewReader(data))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			if _, err := g.Path(t.Context(), a); err != nil {
+			if _, err := g.Path(t.Context(), "main", a); err != nil {
 				t.Error(err)
 			}
 		})
@@ -343,7 +343,7 @@ func TestF9TamperedCodeDoesNotStart(t *testing.T) {
 				t.Parallel() // most of it is waiting for the clock
 				g, records := newGate(t)
 				a := accept(t, g, rawZip{entries: []rawEntry{file("app.py", "x = 1\n"), file("lib/b.py", "y = 1\n")}}.bytes())
-				dir, err := g.Path(t.Context(), a)
+				dir, err := g.Path(t.Context(), "main", a)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -358,13 +358,13 @@ func TestF9TamperedCodeDoesNotStart(t *testing.T) {
 				if err := tamper(dir); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := g.Path(t.Context(), a); bawn.ErrorCode(err) != bawn.CodeUnavailable {
+				if _, err := g.Path(t.Context(), "main", a); bawn.ErrorCode(err) != bawn.CodeUnavailable {
 					t.Fatalf("got %v", err)
 				}
 				if len(*records) != 1 || (*records)[0].Control != "F9" || (*records)[0].Detail["artifact"] != a.Digest {
 					t.Errorf("recorded %+v", *records)
 				}
-				dir, err = g.Path(t.Context(), a)
+				dir, err = g.Path(t.Context(), "main", a)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -393,7 +393,7 @@ func trust(t testing.TB, g *Gate, a bawn.Artifact) {
 		if time.Now().After(end) {
 			t.Fatal("the tree is never trusted")
 		}
-		if _, err := g.Path(t.Context(), a); err != nil {
+		if _, err := g.Path(t.Context(), "main", a); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -403,14 +403,14 @@ func TestPathKeepsFewOfTheTampered(t *testing.T) {
 	g, _ := newGate(t)
 	a := accept(t, g, one(file("a", "x")))
 	for range maxTampered + 3 {
-		dir, err := g.Path(t.Context(), a)
+		dir, err := g.Path(t.Context(), "main", a)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "b"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := g.Path(t.Context(), a); err == nil {
+		if _, err := g.Path(t.Context(), "main", a); err == nil {
 			t.Fatal("not found out")
 		}
 	}
@@ -422,14 +422,14 @@ func TestPathKeepsFewOfTheTampered(t *testing.T) {
 func TestPathUnpacksAgain(t *testing.T) {
 	g, records := newGate(t)
 	a := accept(t, g, one(file("a", "x")))
-	dir, err := g.Path(t.Context(), a)
+	dir, err := g.Path(t.Context(), "main", a)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	again, err := g.Path(t.Context(), a)
+	again, err := g.Path(t.Context(), "main", a)
 	if err != nil || again != dir {
 		t.Fatalf("%s %v", again, err)
 	}
@@ -441,17 +441,17 @@ func TestPathUnpacksAgain(t *testing.T) {
 	}
 	other := a
 	other.Tree = digestOf(nil)
-	if _, err := g.Path(t.Context(), other); bawn.ErrorCode(err) != bawn.CodeUnavailable {
+	if _, err := g.Path(t.Context(), "main", other); bawn.ErrorCode(err) != bawn.CodeUnavailable {
 		t.Errorf("another tree: %v", err)
 	}
 }
 
 func TestPathOfWhatNobodyDeployed(t *testing.T) {
 	g, _ := newGate(t)
-	if _, err := g.Path(t.Context(), bawn.Artifact{Digest: digestOf(nil), Tree: digestOf(nil)}); bawn.ErrorCode(err) != bawn.CodeNotFound {
+	if _, err := g.Path(t.Context(), "main", bawn.Artifact{Digest: digestOf(nil), Tree: digestOf(nil)}); bawn.ErrorCode(err) != bawn.CodeNotFound {
 		t.Error(err)
 	}
-	if _, err := g.Path(t.Context(), bawn.Artifact{Digest: digestOf(nil)}); bawn.ErrorCode(err) != bawn.CodeInvalid {
+	if _, err := g.Path(t.Context(), "main", bawn.Artifact{Digest: digestOf(nil)}); bawn.ErrorCode(err) != bawn.CodeInvalid {
 		t.Error(err)
 	}
 }
@@ -464,17 +464,22 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	keep := strings.TrimPrefix(kept.Digest, "sha256:")
-	if err := g.Sweep(t.Context(), func(h string) bool { return h == keep }); err != nil {
+	if err := g.Sweep(t.Context(), func(h string) []string {
+		if h == keep {
+			return []string{"main"}
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{stagingName: "drwx------", keep: "drwxr-xr-x", keep + "/a": "-rw-r--r-- kept"}
 	if d := cmp.Diff(want, everything(t, g.cfg.Dir)); d != "" {
 		t.Error(d)
 	}
-	if _, err := g.Path(t.Context(), gone); bawn.ErrorCode(err) != bawn.CodeNotFound {
+	if _, err := g.Path(t.Context(), "main", gone); bawn.ErrorCode(err) != bawn.CodeNotFound {
 		t.Error(err)
 	}
-	if blobs, err := g.cfg.Blobs.List(t.Context()); err != nil || len(blobs) != 1 || blobs[0] != kept.Digest {
+	if blobs, err := g.cfg.Blobs.List(t.Context()); err != nil || len(blobs) != 1 || blobs[0] != (store.BlobName{Tenant: "main", Digest: kept.Digest}) {
 		t.Errorf("%v %v", blobs, err)
 	}
 }
@@ -483,14 +488,14 @@ func TestRemove(t *testing.T) {
 	g, _ := newGate(t)
 	a := accept(t, g, one(file("a", "x")))
 	for range 2 {
-		if err := g.Remove(t.Context(), a.Digest); err != nil {
+		if err := g.Remove(t.Context(), "main", a.Digest, false); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if left := everything(t, g.cfg.Dir); len(left) != 1 {
 		t.Errorf("left: %v", left)
 	}
-	if _, err := g.Path(t.Context(), a); bawn.ErrorCode(err) != bawn.CodeNotFound {
+	if _, err := g.Path(t.Context(), "main", a); bawn.ErrorCode(err) != bawn.CodeNotFound {
 		t.Error(err)
 	}
 }
@@ -556,7 +561,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := accept(t, g, rawZip{entries: c.entries}.bytes())
-			err := g.Check(t.Context(), a, c.rt, c.handler)
+			err := g.Check(t.Context(), "main", a, c.rt, c.handler)
 			if c.want == "" {
 				if err != nil {
 					t.Error(err)
@@ -642,7 +647,7 @@ func BenchmarkPath(b *testing.B) {
 			a := accept(b, g, z.bytes())
 			trust(b, g, a)
 			for b.Loop() {
-				if _, err := g.Path(b.Context(), a); err != nil {
+				if _, err := g.Path(b.Context(), "main", a); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -40,7 +40,7 @@ func (s spine) code(ctx context.Context, v *bawn.Version) (dirs []string, err er
 		if a == nil {
 			continue
 		}
-		dir, err := s.packages.Path(ctx, *a)
+		dir, err := s.packages.Path(ctx, v.Tenant, *a)
 		if err != nil {
 			return nil, err
 		}

@@ -51,8 +51,9 @@ type Restored struct {
 	CreatedAt time.Time      `json:"createdAt"`
 	Tables    map[string]int `json:"tables"` // rows of each
 	Packages  int            `json:"packages"`
-	Audit     int            `json:"audit"`           // files of the audit log
-	Aside     string         `json:"aside,omitempty"` // where what was there before is now
+	Locked    int            `json:"locked,omitempty"` // packages left out: the keys here do not open them
+	Audit     int            `json:"audit"`            // files of the audit log
+	Aside     string         `json:"aside,omitempty"`  // where what was there before is now
 }
 
 // Restore makes a data directory of a backup. Everything is read, written and
@@ -226,10 +227,9 @@ func (r *restoring) read(ctx context.Context) error {
 				return err
 			}
 		case strings.HasPrefix(name, backup.Blobs):
-			if _, err := blobs.Put(ctx, "sha256:"+strings.TrimPrefix(name, backup.Blobs), in, bawn.MaxPackageBytes); err != nil {
+			if err := r.blob(ctx, blobs, name, in); err != nil {
 				return err
 			}
-			r.out.Packages++
 		case strings.HasPrefix(name, backup.Audit):
 			data, err := in.ReadAll()
 			if err != nil {
@@ -303,6 +303,23 @@ func (r *restoring) readSecret(ctx context.Context) (rootSecret, error) {
 	return openRootSecret(ctx, r.stage, r.cfg.RootKey)
 }
 
+// blob takes in a package. One that the keys here do not open is of a tenant that was
+// removed, or has to be deployed again.
+func (r *restoring) blob(ctx context.Context, blobs *store.Blobs, name string, in io.Reader) error {
+	tenant, digest, _ := backup.ParseBlob(name)
+	if tenant == "" { // of an older Bawn; the first start encrypts it
+		r.out.Packages++
+		return blobs.Put(ctx, "", digest, in, bawn.MaxPackageBytes)
+	}
+	ok, err := blobs.Take(ctx, tenant, digest, in, bawn.MaxPackageBytes)
+	if ok {
+		r.out.Packages++
+	} else {
+		r.out.Locked++
+	}
+	return err
+}
+
 func (r *restoring) rows(ctx context.Context, st *store.Store, tables map[string]*store.Table[json.RawMessage], file string, data []byte) error {
 	name, _, _ := strings.Cut(strings.TrimPrefix(file, backup.Tables), "/")
 	t := tables[name]
@@ -334,7 +351,7 @@ func (r *restoring) rows(ctx context.Context, st *store.Store, tables map[string
 
 // complete compares what was read with what the archive's head says.
 func (r *restoring) complete(h backup.Head) error {
-	same := r.out.Packages == h.Blobs
+	same := r.out.Packages+r.out.Locked == h.Blobs
 	for name, n := range h.Tables {
 		same = same && r.out.Tables[name] == n
 		r.out.Tables[name] += 0 // an empty one is told as well

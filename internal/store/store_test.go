@@ -351,13 +351,12 @@ func TestBlobs(t *testing.T) {
 		d := digestOf(data)
 		content[d] = data
 		digests = append(digests, d)
-		size, err := b.Put(ctx, d, &dribble{data}, int64(n))
-		if err != nil || size != int64(n) {
-			t.Fatalf("Put of %d: %d, %v", n, size, err)
+		if err := b.Put(ctx, "main", d, &dribble{data}, int64(n)); err != nil {
+			t.Fatalf("Put of %d: %v", n, err)
 		}
 		// Again, without a look at the reader.
-		if size, err := b.Put(ctx, d, failingReader{}, int64(n)); err != nil || size != int64(n) {
-			t.Fatalf("second Put of %d: %d, %v", n, size, err)
+		if err := b.Put(ctx, "main", d, failingReader{}, int64(n)); err != nil {
+			t.Fatalf("second Put of %d: %v", n, err)
 		}
 	}
 	s.Close()
@@ -366,10 +365,10 @@ func TestBlobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for d, data := range content {
-		if ok, err := b.Has(ctx, d); !ok || err != nil {
+		if ok, err := b.Has(ctx, "main", d); !ok || err != nil {
 			t.Fatalf("Has: %v %v", ok, err)
 		}
-		r, err := b.Open(ctx, d)
+		r, err := b.Open(ctx, "main", d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -384,27 +383,27 @@ func TestBlobs(t *testing.T) {
 		t.Fatalf("List: %v %v", all, err)
 	}
 	other := digestOf([]byte("other"))
-	_, err = b.Put(ctx, other, strings.NewReader("wrong"), 100)
+	err = b.Put(ctx, "main", other, strings.NewReader("wrong"), 100)
 	wantCode(t, err, bawn.CodeInvalid)
-	_, err = b.Put(ctx, other, strings.NewReader("other"), 4)
+	err = b.Put(ctx, "main", other, strings.NewReader("other"), 4)
 	wantCode(t, err, bawn.CodeTooLarge)
-	_, err = b.Put(ctx, other, io.MultiReader(strings.NewReader("oth"), failingReader{}), 100)
+	err = b.Put(ctx, "main", other, io.MultiReader(strings.NewReader("oth"), failingReader{}), 100)
 	wantCode(t, err, bawn.CodeUnavailable)
-	_, err = b.Put(ctx, "sha256:../../x", strings.NewReader("x"), 100)
+	err = b.Put(ctx, "main", "sha256:../../x", strings.NewReader("x"), 100)
 	wantCode(t, err, bawn.CodeInvalid)
-	_, err = b.Open(ctx, other)
+	_, err = b.Open(ctx, "main", other)
 	wantCode(t, err, bawn.CodeNotFound)
-	if ok, err := b.Has(ctx, other); ok || err != nil {
+	if ok, err := b.Has(ctx, "main", other); ok || err != nil {
 		t.Fatalf("a refused blob is there: %v %v", ok, err)
 	}
 	info, err := b.js.Info(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Delete(ctx, digests[5]); err != nil {
+	if err := b.Delete(ctx, "main", digests[5]); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Delete(ctx, digests[5]); err != nil {
+	if err := b.Delete(ctx, "main", digests[5]); err != nil {
 		t.Fatal("deleting twice:", err)
 	}
 	after, err := b.js.Info(ctx)
@@ -414,7 +413,7 @@ func TestBlobs(t *testing.T) {
 	if freed := info.State.Bytes - after.State.Bytes; freed < uint64(len(content[digests[5]])) {
 		t.Fatalf("deleting freed %d bytes", freed)
 	}
-	_, err = b.Open(ctx, digests[5])
+	_, err = b.Open(ctx, "main", digests[5])
 	wantCode(t, err, bawn.CodeNotFound)
 }
 
@@ -445,7 +444,7 @@ func TestBlobsDamage(t *testing.T) {
 	}
 	data := make([]byte, 2*chunkBytes)
 	d := digestOf(data)
-	if _, err := b.Put(ctx, d, bytes.NewReader(data), 1<<30); err != nil {
+	if err := b.Put(ctx, "main", d, bytes.NewReader(data), 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	before, _ := b.js.Info(ctx)
@@ -459,7 +458,7 @@ func TestBlobsDamage(t *testing.T) {
 	if before.State.Msgs != after.State.Msgs {
 		t.Fatalf("%d messages, want %d", after.State.Msgs, before.State.Msgs)
 	}
-	r, err := b.Open(ctx, d)
+	r, err := b.Open(ctx, "main", d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,15 +466,15 @@ func TestBlobsDamage(t *testing.T) {
 	if err := b.js.DeleteMsg(ctx, after.State.FirstSeq+1); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := b.Has(ctx, d); ok || err != nil {
+	if ok, err := b.Has(ctx, "main", d); ok || err != nil {
 		t.Fatalf("Has of a damaged blob: %v %v", ok, err)
 	}
-	_, err = b.Open(ctx, d)
+	_, err = b.Open(ctx, "main", d)
 	wantCode(t, err, bawn.CodeUnprocessable)
-	if _, err := b.Put(ctx, d, bytes.NewReader(data), 1<<30); err != nil {
+	if err := b.Put(ctx, "main", d, bytes.NewReader(data), 1<<30); err != nil {
 		t.Fatal(err)
 	}
-	r2, err := b.Open(ctx, d)
+	r2, err := b.Open(ctx, "main", d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -943,7 +942,7 @@ func childWrites(dir string) {
 	go func() {
 		for i := 0; ; i++ {
 			data := []byte(fmt.Sprintf("blob %d of %d %s", i, start, strings.Repeat("z", i%5*chunkBytes/2)))
-			_, err := bl.Put(ctx, digestOf(data), bytes.NewReader(data), 1<<30)
+			err := bl.Put(ctx, "main", digestOf(data), bytes.NewReader(data), 1<<30)
 			die(err)
 			say("blob %s", digestOf(data))
 		}
@@ -1003,7 +1002,7 @@ func TestKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range acked["blob"] {
-		r, err := bl.Open(t.Context(), d)
+		r, err := bl.Open(t.Context(), "main", d)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -1050,7 +1049,7 @@ func TestDiskFull(t *testing.T) {
 	wantCode(t, err, bawn.CodeUnavailable)
 	wantCode(t, s.Healthy(), bawn.CodeUnavailable)
 	data := make([]byte, 5<<20)
-	_, err = bl.Put(t.Context(), digestOf(data), bytes.NewReader(data), 1<<30)
+	err = bl.Put(t.Context(), "main", digestOf(data), bytes.NewReader(data), 1<<30)
 	wantCode(t, err, bawn.CodeUnavailable)
 	_, err = Open(t.Context(), Config{Dir: filepath.Join(dir, "second")})
 	wantCode(t, err, bawn.CodeUnavailable)

@@ -8,7 +8,9 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -345,4 +347,113 @@ func FuzzUnseal(f *testing.F) {
 			t.Error("what is sealed is taken for clear")
 		}
 	})
+}
+
+// TestE8Blobs holds packages to what rows are held to: one for each tenant, encrypted
+// with its key, for its place. What an older Bawn left in clear can still be read.
+func TestE8Blobs(t *testing.T) {
+	dir, ctx := t.TempDir(), t.Context()
+	s := openSealed(t, dir)
+	blobs := func() *Blobs {
+		t.Helper()
+		b, err := OpenBlobs(ctx, s, "code")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	b := blobs()
+	read := func(tenant, digest string) ([]byte, error) {
+		r, err := b.Open(ctx, tenant, digest)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return io.ReadAll(r)
+	}
+	content := map[string][]byte{}
+	for _, n := range []int{0, 1, frameBytes - 1, frameBytes, frameBytes + 1, 3*frameBytes + 17} {
+		data := bytes.Repeat([]byte("a line that can be found\n"), n/25+1)[:n]
+		d := digestOf(data)
+		content[d] = data
+		for _, tenant := range []string{"acme", "rival"} {
+			if err := b.Put(ctx, tenant, d, bytes.NewReader(data), int64(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if all, err := b.List(ctx); err != nil || len(all) != 2*len(content) {
+		t.Errorf("%v %v", all, err)
+	}
+	old := []byte("what an older Bawn kept for all")
+	if err := b.Put(ctx, "", digestOf(old), bytes.NewReader(old), 100); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read("acme", digestOf(old)); err != nil || !bytes.Equal(got, old) {
+		t.Errorf("%q %v", got, err)
+	}
+	for d, data := range content {
+		if got, err := read("acme", d); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d of %d bytes: %v", len(got), len(data), err)
+		}
+		// As it is stored, it goes into another store that has the key, and for no
+		// other tenant and digest.
+		size, r, err := b.Sealed(ctx, BlobName{"acme", d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := io.ReadAll(r)
+		r.Close()
+		if err != nil || int64(len(sealed)) != size || bytes.Contains(sealed, []byte("can be found")) {
+			t.Fatalf("%d of %d bytes: %v", len(sealed), size, err)
+		}
+		if err := b.Delete(ctx, "acme", d); err != nil {
+			t.Fatal(err)
+		}
+		if ok, err := b.Take(ctx, "other", d, bytes.NewReader(sealed), 1<<30); len(data) > 0 && (ok || err != nil) {
+			t.Errorf("another tenant took it: %v %v", ok, err)
+		}
+		if ok, err := b.Take(ctx, "acme", digestOf([]byte("x")), bytes.NewReader(sealed), 1<<30); len(data) > 0 && (ok || err != nil) {
+			t.Errorf("it was taken for something else: %v %v", ok, err)
+		}
+		if len(data) > frameBytes { // frames in another order
+			k := 4 + int(binary.BigEndian.Uint32(sealed))
+			if ok, err := b.Take(ctx, "acme", d, io.MultiReader(bytes.NewReader(sealed[k:]), bytes.NewReader(sealed[:k])), 1<<30); ok || err != nil {
+				t.Errorf("its parts were moved: %v %v", ok, err)
+			}
+			if ok, _ := b.Take(ctx, "acme", d, bytes.NewReader(sealed[:k]), 1<<30); ok {
+				t.Error("it was cut")
+			}
+		}
+		if ok, err := b.Take(ctx, "acme", d, bytes.NewReader(sealed), 1<<30); !ok || err != nil {
+			t.Errorf("%v %v", ok, err)
+		}
+		if got, err := read("acme", d); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d of %d bytes: %v", len(got), len(data), err)
+		}
+	}
+	s.Close()
+	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if bytes.Contains(data, []byte("can be found")) {
+			t.Errorf("%s has it in clear", path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// The key of one is gone.
+	s = openSealed(t, dir, "acme")
+	b = blobs()
+	for d, data := range content {
+		if got, err := read("acme", d); len(data) > 0 && (bawn.ErrorCode(err) != bawn.CodeUnavailable || len(got) > 0) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if got, err := read("rival", d); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d of %d bytes: %v", len(got), len(data), err)
+		}
+	}
 }
