@@ -71,7 +71,7 @@ func (a *api) doctor(ctx context.Context, _ *none) (*doctorOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.Capabilities, d.Runtimes = orEmpty(d.Capabilities), orEmpty(d.Runtimes)
+	d.Capabilities, d.Runtimes = append(d.Capabilities, a.Control.Everything(principal(ctx))), orEmpty(d.Runtimes)
 	d.State.Damage = orEmpty(d.State.Damage)
 	return &doctorOutput{d}, nil
 }

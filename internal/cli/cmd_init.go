@@ -57,6 +57,11 @@ functions:
         # Callers need a key: bawn key create NAME --function {{.Name}}
         - {method: GET, path: /{{.Name}}}
     interior: {memory: 256MiB, timeout: 10s, reuse: {invocations: 1000, maxAge: 15m}}
+    # What it may reach; nothing, if it is not said. bawn perimeter suggest {{.Name}} proposes it.
+    # egress:
+    #   hosts:
+    #     - {host: api.example.com, ports: [443]}
+    #   secrets: [signing-key]
     evidence: {logRetention: 7d}
 `
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"bawn.dev/bawn"
@@ -265,3 +266,42 @@ func responseChanges(p, q *bawn.Response, add func(field, before, after string, 
 	strength := map[string]int{"": 0, "redact": 1, "refuse": 2}
 	add("egress.response.cards", was.Cards, is.Cards, strength[is.Cards] < strength[was.Cards])
 }
+
+// Everything says which functions reach every public host now, by any version that an
+// alias points at; control C2. An operator of the installation is told of those of all
+// tenants, everybody else of their own. It checks no right: whoever may look at the node
+// may ask.
+func (c *Control) Everything(p bawn.Principal) bawn.Capability {
+	all, prefix := []string{}, p.Tenant+"."
+	if p.Tenant == bawn.DefaultTenant && slices.Contains(p.Roles, bawn.RoleOperator) {
+		prefix = ""
+	}
+	for _, f := range c.functions.All(prefix) {
+		if !concerns(p, f.Name) {
+			continue
+		}
+		numbers := map[int]bool{}
+		for _, n := range f.Aliases {
+			numbers[n] = true
+		}
+		for n := range numbers {
+			v, _, ok := c.versions.Get(versionKey(f.Tenant, f.Name, n))
+			if e := v.Perimeter.Egress.Everything; ok && e.Open(c.cfg.Now()) {
+				all = append(all, v.Ref().String()+" until "+lastDay(e)+" ("+e.Reason+")")
+			}
+		}
+	}
+	slices.Sort(all)
+	x := bawn.Capability{Name: "egress.everything", Control: "C2", OK: len(all) == 0, Detail: "no function reaches every public host"}
+	if !x.OK {
+		x.Detail = "EVERY PUBLIC HOST is open to " + strings.Join(all[:min(len(all), maxOpenTold)], ", ")
+		if n := len(all) - maxOpenTold; n > 0 {
+			x.Detail += ", and to " + strconv.Itoa(n) + " more"
+		}
+		x.Fix = "name the hosts instead: bawn perimeter suggest FUNCTION proposes the rules"
+	}
+	return x
+}
+
+// maxOpenTold bounds the versions that are named in [Control.Everything].
+const maxOpenTold = 20

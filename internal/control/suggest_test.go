@@ -213,6 +213,12 @@ func TestA4SuggestTakesThePlaceOfEverything(t *testing.T) {
 	p.deploy("hello", p.upload(admin, "hello"), func(m *manifest.Function) {
 		m.Egress.Everything = &manifest.Public{Reason: "to learn: \"all\"", Until: until}
 	})
+	if d := p.Everything(admin); d.OK || d.Control != "C2" || !strings.Contains(d.Detail, "EVERY PUBLIC HOST is open to main/hello@1 until ") {
+		t.Errorf("posture: %+v", d)
+	}
+	if d := p.Everything(who("rival", bawn.RoleAdmin)); !d.OK || strings.Contains(d.Detail, "hello") {
+		t.Errorf("posture of another tenant: %+v", d)
+	}
 	p.now = p.now.Add(time.Minute)
 	p.seen(1, bawn.Record{Kind: bawn.KindOutcome, Action: "invoke", Outcome: "ok"})
 	p.seen(3, reached("allow", "Host:*", "a.example.com", 443))
