@@ -117,6 +117,7 @@ const (
 	DefaultConcurrency  = 50
 	MaxConcurrency      = 1000
 	DefaultLogRetention = 7 * 24 * time.Hour
+	MinLogRetention     = time.Minute
 	MaxLogRetention     = 400 * 24 * time.Hour
 	InitTimeout         = 10 * time.Second // from start to a loaded handler, as in AWS Lambda
 	MaxEventBytes       = 6291456          // a synchronous call's event, as in AWS Lambda

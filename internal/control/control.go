@@ -93,6 +93,7 @@ type Control struct {
 	artifacts *store.Table[artifact]      // tenant.hex digest
 	removed   *store.Table[removal]       // tenant.name
 	approvals *store.Table[request]       // tenant.id
+	labels    *store.Table[labelRow]      // tenant.label
 
 	started time.Time
 	testing chan struct{} // holds one for each version that is being tested
@@ -151,6 +152,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	if c.approvals, err = store.OpenTable[request](ctx, cfg.Store, "approvals"); err != nil {
+		return nil, err
+	}
+	if c.labels, err = store.OpenTable[labelRow](ctx, cfg.Store, "labels"); err != nil {
 		return nil, err
 	}
 	return c, c.recover(ctx)

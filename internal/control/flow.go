@@ -10,6 +10,8 @@ import (
 	"bawn.dev/bawn/internal/policy"
 )
 
+const maxFlowView = 500 // sources, and destinations
+
 // Leak is one way on which labelled data can get to where that label is not: from
 // a source through functions that call each other to a destination.
 type Leak struct {
@@ -196,6 +198,45 @@ func (c *Control) leaksOf(tenant string, versions []*bawn.Version, labels func(s
 		all = append(all, f.leaks(flow.Label, flow.Scope)...)
 	}
 	return all
+}
+
+// FlowView is what a guardrail on flows looks at in the live versions of a tenant.
+type FlowView struct {
+	Label        string   `json:"label"`
+	Sources      []string `json:"sources" nullable:"false" doc:"what has the label, each with the function that it is in"`
+	Destinations []string `json:"destinations" nullable:"false" doc:"where the label is not, each after the function that reaches it"`
+	More         int      `json:"more,omitempty" doc:"how many of both are left out"`
+}
+
+// FlowOf returns what g looks at in the functions of p's tenant that p has to do with,
+// nil if it is not about flows. It authorises nothing: whoever has g may know.
+func (c *Control) FlowOf(p bawn.Principal, g Guardrail) *FlowView {
+	label, ok := policy.FlowOf(g.Text)
+	if !ok {
+		return nil
+	}
+	view := &FlowView{Label: label, Sources: []string{}, Destinations: []string{}}
+	add := func(to *[]string, text string) {
+		if len(*to) >= maxFlowView {
+			view.More++
+			return
+		}
+		*to = append(*to, text)
+	}
+	versions := c.liveVersions(p.Tenant, nil)
+	f := newFlow(versions, c.secretLabels(p.Tenant))
+	for _, v := range versions {
+		if !concerns(p, v.Function) {
+			continue
+		}
+		for _, s := range f.sources(v, label) {
+			add(&view.Sources, s+" → function "+v.Function)
+		}
+		for _, d := range f.destinations(v, label) {
+			add(&view.Destinations, "function "+v.Function+" → "+d)
+		}
+	}
+	return view
 }
 
 func (c *Control) secretLabels(tenant string) func(string) []string {

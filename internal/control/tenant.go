@@ -397,6 +397,9 @@ func (c *Control) belongings(name string) Removal {
 	if n := len(c.cfg.Policy.Guardrails(name)); n > 0 {
 		r.Others["guardrails"] = n
 	}
+	if n := c.settings(name); n > 0 {
+		r.Others["labels"] = n
+	}
 	for _, b := range c.cfg.Belongings {
 		if n := b.Count(name); n > 0 {
 			r.Others[b.Name] = n
@@ -427,6 +430,9 @@ func (c *Control) clearTenant(ctx context.Context, name string) error {
 	}
 	for key := range c.approvals.All(name + ".") {
 		errs = append(errs, remove(ctx, c.approvals, key))
+	}
+	for key := range c.labels.All(name + ".") {
+		errs = append(errs, remove(ctx, c.labels, key))
 	}
 	for key := range c.removed.All(name + ".") {
 		errs = append(errs, remove(ctx, c.removed, key))

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -544,6 +545,55 @@ func TestLogsRetention(t *testing.T) {
 			t.Fatal("all lines are gone")
 		}
 		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// TestLogsExpire: what labels let nobody keep goes, of the versions that have them,
+// as soon as it is too old.
+func TestLogsExpire(t *testing.T) {
+	l := openLogs(t, openStore(t, t.TempDir()))
+	write := func(function string, version int, text string) {
+		t.Helper()
+		l.Write(bawn.LogLine{Tenant: "main", Function: function, Version: version, Text: text}, time.Hour*24*7)
+		if err := l.Flush(t.Context()); err != nil { // each in a message of its own
+			t.Fatal(err)
+		}
+	}
+	write("a", 1, "a1")
+	write("a", 2, "a2")
+	write("b", 2, "b2")
+	write("a", 3, "a3")
+	now := time.Now()
+	keep := map[int]time.Duration{2: time.Hour, 3: 3 * time.Hour}
+	expire := func(in time.Duration, after uint64) (uint64, int) {
+		t.Helper()
+		upTo, n, err := l.Expire(t.Context(), "main", "a", keep, now.Add(in), after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return upTo, n
+	}
+	left := func(want ...string) {
+		t.Helper()
+		if got := lines(t, l, LogQuery{Tenant: "main"}); !slices.Equal(got, want) {
+			t.Fatalf("there are %q, want %q", got, want)
+		}
+	}
+	if upTo, n := expire(time.Minute, 0); n != 0 || upTo != 0 {
+		t.Error(upTo, n)
+	}
+	left("a1", "a2", "b2", "a3")
+	upTo, n := expire(2*time.Hour, 0)
+	if n != 1 || upTo != 2 {
+		t.Error(upTo, n) // a3 has to be looked at again
+	}
+	left("a1", "b2", "a3")
+	if upTo, n = expire(4*time.Hour, upTo); n != 1 || upTo != 4 {
+		t.Error(upTo, n)
+	}
+	left("a1", "b2")
+	if _, n := expire(1000*time.Hour, 0); n != 0 {
+		t.Error(n)
 	}
 }
 

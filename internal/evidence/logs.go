@@ -3,6 +3,7 @@ package evidence
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -283,6 +284,56 @@ func (l *Logs) Close() error {
 	poke(l.now)
 	<-l.ended
 	return nil
+}
+
+// errYoung ends a reading at the first message that nobody has to drop yet.
+var errYoung = errors.New("too young")
+
+// Expire drops the stored lines of a function that keep, by the version that printed
+// them, lets nobody keep any longer at now; of a version that is not in it nothing is
+// dropped. Lines share messages with those that were printed within some 50 ms, so
+// one may take lines of another version with it. after is what an earlier call with
+// the same keep returned, or 0: up to there nothing has to be looked at again.
+func (l *Logs) Expire(ctx context.Context, tenant, function string, keep map[int]time.Duration, now time.Time, after uint64) (upTo uint64, dropped int, err error) {
+	if len(keep) == 0 {
+		return after, 0, nil
+	}
+	least := slices.Min(slices.Collect(maps.Values(keep)))
+	upTo = after
+	settled := true // nothing that has to go later has been seen
+	err = l.stream.Read(ctx, store.ReadConfig{Subject: logKey{tenant: tenant, function: function}.subject(), After: after}, func(m store.Message) error {
+		age := now.Sub(m.Time)
+		if age <= least {
+			return errYoung
+		}
+		gone, later := false, false
+		for line := range bytes.Lines(m.Data) {
+			var x struct {
+				Version int `json:"version"`
+			}
+			if json.Unmarshal(line, &x) != nil {
+				continue // from a newer Bawn
+			}
+			if k, ok := keep[x.Version]; ok {
+				gone, later = gone || age > k, true
+			}
+		}
+		if gone {
+			if err := l.stream.Delete(ctx, m.Seq); err != nil {
+				return err
+			}
+			dropped++
+			later = false
+		}
+		if settled = settled && !later; settled {
+			upTo = m.Seq
+		}
+		return nil
+	})
+	if errors.Is(err, errYoung) {
+		err = nil
+	}
+	return upTo, dropped, err
 }
 
 // LogQuery selects lines. Zero fields select everything; Function needs Tenant.

@@ -30,7 +30,6 @@ const (
 	maxCallers     = 100
 	maxCalled      = 100 // functions that a function may call
 	minTimeout     = Duration(10 * time.Millisecond)
-	minRetention   = Duration(time.Minute)
 	minMaxAge      = Duration(time.Second)
 	maxMaxAge      = Duration(7 * 24 * time.Hour)
 	maxInvocations = 1000000
@@ -354,7 +353,7 @@ func interiorFields() object[Interior] {
 
 func evidenceFields() object[Evidence] {
 	return object[Evidence]{doc: "evidence", fields: []field[Evidence]{
-		is("logRetention", fmt.Sprintf("for how long log lines are kept; %s if left out", Duration(bawn.DefaultLogRetention)), duration("logRetention", minRetention, Duration(bawn.MaxLogRetention)), func(e *Evidence) *Duration { return &e.LogRetention }),
+		is("logRetention", fmt.Sprintf("for how long log lines are kept; %s if left out", Duration(bawn.DefaultLogRetention)), duration("logRetention", Duration(bawn.MinLogRetention), Duration(bawn.MaxLogRetention)), func(e *Evidence) *Duration { return &e.LogRetention }),
 	}}
 }
 

@@ -314,10 +314,29 @@ func (v *Vault) Labels(tenant, name string) []string {
 	return row.Labels
 }
 
+// SetLabels gives a secret other labels in the place of those that it has.
+func (v *Vault) SetLabels(ctx context.Context, tenant, name string, labels []string) (bawn.Secret, error) {
+	if err := CheckLabels(labels); err != nil {
+		return bawn.Secret{}, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	row, rev, err := v.find(tenant, name)
+	if err != nil {
+		return bawn.Secret{}, err
+	}
+	row.Labels = slices.Compact(slices.Sorted(slices.Values(labels)))
+	row.UpdatedAt = v.cfg.Now().UTC()
+	if _, err := v.secrets.Update(ctx, secretKey(tenant, name), row, rev); err != nil {
+		return bawn.Secret{}, err
+	}
+	return v.alive(row.Secret), nil
+}
+
 // Create makes a secret. CodeConflict: there is one of the name.
 func (v *Vault) Create(ctx context.Context, tenant, name string, value []byte, labels []string, by string) (bawn.Secret, error) {
 	const op = "secret.create"
-	if err := cmp.Or(bawn.CheckName("secret", name), checkValue(value), checkLabels(labels)); err != nil {
+	if err := cmp.Or(bawn.CheckName("secret", name), checkValue(value), CheckLabels(labels)); err != nil {
 		return bawn.Secret{}, err
 	}
 	v.mu.Lock()
@@ -712,7 +731,8 @@ func checkValue(value []byte) error {
 	return nil
 }
 
-func checkLabels(labels []string) error {
+// CheckLabels checks the labels of a secret.
+func CheckLabels(labels []string) error {
 	if len(labels) > bawn.MaxLabels {
 		return bawn.Errorf(bawn.CodeTooLarge, "secret.labels", "there are %d labels, at most %d are allowed", len(labels), bawn.MaxLabels)
 	}

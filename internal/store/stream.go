@@ -144,6 +144,15 @@ func (st *Stream) Publish(ctx context.Context, subject string, data []byte, ttl 
 	return nil
 }
 
+// Delete overwrites a message and drops it; one that is gone already is no error. A
+// stream that is append-only refuses.
+func (st *Stream) Delete(ctx context.Context, seq uint64) error {
+	if err := st.js.SecureDeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return st.s.fail(err, "store.delete")
+	}
+	return nil
+}
+
 // changed returns the newest message known to be stored, and a channel that is
 // closed when there is a newer one.
 func (st *Stream) changed() (uint64, <-chan struct{}) {
