@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/api"
@@ -71,6 +73,8 @@ func (n *Node) openCalls(s spine) {
 	c, log := &n.calls, n.cfg.Log
 	defer close(c.up)
 	c.rules = s.rules
+	n.redact.settled = s.changes.LabelsSettled
+	n.redact.kept = func(v *bawn.Version) time.Duration { return s.changes.Retention(v).Logs }
 	n.redact.versions.Store(s.changes.VersionTable())
 	// Both wait for other processes.
 	var looking sync.WaitGroup
@@ -260,7 +264,7 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: append(append(n.calls.driver.Probe(), n.fourEyes(), n.privileges(), n.reaches()), n.witnessed()...)}
+	doc := api.Doctor{Capabilities: slices.Concat(n.calls.driver.Probe(), []bawn.Capability{n.fourEyes(), n.privileges(), n.reaches()}, n.witnessed(), n.labelled())}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

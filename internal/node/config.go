@@ -46,6 +46,8 @@ type Config struct {
 	EgressCA      string
 	Witnesses     []string     // who cosigns the audit log's checkpoints: URL=KEY
 	Log           *slog.Logger // nil discards
+	// Labels say where the node is, KEY=VALUE each. They are told, and place nothing.
+	Labels []string
 
 	// RootKey has wrapped the root secret; nil: it lies in the data directory as it is.
 	RootKey secret.RootKey

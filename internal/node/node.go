@@ -55,7 +55,8 @@ type Node struct {
 
 	public, admin *listener
 	notice        string
-	stopping      context.Context // ends when the node begins to stop
+	labels        map[string]string // where it is
+	stopping      context.Context   // ends when the node begins to stop
 	stop          context.CancelFunc
 	ready         chan struct{}
 	isReady       atomic.Bool
@@ -100,6 +101,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 	}()
 	log := cfg.Log
+	if n.labels, err = parseLabels(cfg.Labels); err != nil {
+		return nil, err
+	}
 
 	// The data directory, for this process alone.
 	if n.cfg.Data, err = openData(cfg.Data); err != nil {
@@ -244,6 +248,10 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 
+	tended := make(chan struct{})
+	go func() { defer close(tended); changes.TendLogs(n.stopping) }()
+	n.onClose("old log lines", func(context.Context) error { <-tended; return nil })
+
 	// Spine 1: calls. The sandbox and the interpreters have to be looked for,
 	// which takes longer than all the rest, so that goes on in the background;
 	// a call that comes before it is done waits for it.
@@ -277,6 +285,9 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	start := map[string]string{"version": cfg.Version, "public": public.Addr().String(), "admin": admin.Addr().String(), "user": n.user()}
 	if cfg.Solo {
 		start["solo"] = "deploys that widen a perimeter count as approved"
+	}
+	if len(n.labels) > 0 {
+		start["labels"] = labelText(n.labels)
 	}
 	if allowed := n.guard.Allowed(); len(allowed) > 0 {
 		start["egress"] = strings.Join(allowed, " ")
@@ -451,7 +462,7 @@ func unlessGone(err error) error {
 }
 
 func (n *Node) status() api.Status {
-	s := api.Status{Ready: n.isReady.Load(), Version: n.cfg.Version, Node: n.ca.id(), Public: "https://" + n.PublicAddr(), Started: n.started.UTC(), Solo: n.cfg.Solo}
+	s := api.Status{Ready: n.isReady.Load(), Version: n.cfg.Version, Node: n.ca.id(), Public: "https://" + n.PublicAddr(), Started: n.started.UTC(), Solo: n.cfg.Solo, Labels: n.labels}
 	if s.Ready {
 		s.Damaged = n.state.damage()
 	}

@@ -19,6 +19,8 @@ import (
 type redaction struct {
 	of       func(*bawn.Version) *secret.Redactor      // nil until there is a vault
 	versions atomic.Pointer[store.Table[bawn.Version]] // nil until functions can run
+	settled  func() bool                               // whether there is anything for kept to say; nil: never
+	kept     func(*bawn.Version) time.Duration         // for how long lines of a version are kept
 
 	mu     sync.RWMutex
 	trials map[string]*bawn.Version // being tested, and not in the table; by its keys
@@ -26,21 +28,26 @@ type redaction struct {
 
 // find returns what takes the secrets of a version out of text, nil if it has none.
 func (r *redaction) find(tenant, function string, number int) *secret.Redactor {
+	v := r.look(tenant, function, number)
+	if v == nil {
+		return nil
+	}
+	return r.version(v)
+}
+
+// look returns a version that is deployed or being tested, nil if there is none.
+func (r *redaction) look(tenant, function string, number int) *bawn.Version {
 	versions := r.versions.Load()
 	if versions == nil || function == "" || number == 0 {
 		return nil
 	}
 	key := tenant + "." + function + "." + strconv.Itoa(number)
 	if v, _, ok := versions.Get(key); ok {
-		return r.version(&v)
+		return &v
 	}
 	r.mu.RLock()
-	v := r.trials[key]
-	r.mu.RUnlock()
-	if v == nil {
-		return nil
-	}
-	return r.version(v)
+	defer r.mu.RUnlock()
+	return r.trials[key]
 }
 
 // version is the same for a version at hand.
@@ -73,11 +80,17 @@ func (r *redaction) by(ref string, rec *bawn.Record) {
 	}
 }
 
-// lines returns write with the lines of Bawn's own redacted.
+// lines returns write with the lines of Bawn's own redacted, and with each line kept
+// for no longer than the labels of its function let it be.
 func (r *redaction) lines(write func(bawn.LogLine, time.Duration)) func(bawn.LogLine, time.Duration) {
 	return func(l bawn.LogLine, retention time.Duration) {
 		if l.Platform {
 			l.Text = r.find(l.Tenant, l.Function, l.Version).String(l.Text)
+		}
+		if r.settled != nil && r.settled() {
+			if v := r.look(l.Tenant, l.Function, l.Version); v != nil {
+				retention = min(retention, r.kept(v))
+			}
 		}
 		write(l, retention)
 	}
