@@ -14,14 +14,15 @@ import (
 
 // Status says how a node is.
 type Status struct {
-	Ready   bool      `json:"ready"`
-	Message string    `json:"message,omitempty"` // why it is not ready; only told to a good key, as all below
-	Version string    `json:"version,omitempty"`
-	Node    string    `json:"node,omitempty"`
-	Public  string    `json:"public,omitempty"`
-	Started time.Time `json:"started,omitzero"`
-	Solo    bool      `json:"solo,omitempty"`    // one operator: a deploy that widens a perimeter counts as approved
-	Damaged int       `json:"damaged,omitempty"` // how much of the stored state is damaged, and refused
+	Ready   bool              `json:"ready"`
+	Message string            `json:"message,omitempty"` // why it is not ready; only told to a good key, as all below
+	Version string            `json:"version,omitempty"`
+	Node    string            `json:"node,omitempty"`
+	Public  string            `json:"public,omitempty"`
+	Started time.Time         `json:"started,omitzero"`
+	Solo    bool              `json:"solo,omitempty"`    // one operator: a deploy that widens a perimeter counts as approved
+	Damaged int               `json:"damaged,omitempty"` // how much of the stored state is damaged, and refused
+	Labels  map[string]string `json:"labels,omitempty"`  // of the node, such as its region
 }
 
 // Status asks how the node is. Without a good key it only hears whether the
@@ -140,9 +141,10 @@ func (c *Client) Functions(ctx context.Context) ([]Summary, error) {
 
 // FunctionDetail is a function and the version that was asked for.
 type FunctionDetail struct {
-	Function bawn.Function `json:"function"`
-	Version  bawn.Version  `json:"version"`
-	SPIFFE   string        `json:"spiffe"` // derived from where the version is
+	Function  bawn.Function `json:"function"`
+	Version   bawn.Version  `json:"version"`
+	SPIFFE    string        `json:"spiffe"`    // derived from where the version is
+	Retention Retention     `json:"retention"` // of log lines
 }
 
 // Function returns a function and one of its versions: the one that qualifier
@@ -254,6 +256,7 @@ func (b *invocationBody) Close() error { return b.res.Body.Close() }
 type Perimeter struct {
 	Version   bawn.Version    `json:"version"`
 	Instances []bawn.Instance `json:"instances"` // none if none lives and the key may not have one started
+	Retention Retention       `json:"retention"` // of log lines
 }
 
 // Perimeter returns the compiled perimeter of a version and, for each of its

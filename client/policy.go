@@ -19,6 +19,15 @@ type Guardrail struct {
 	Rules     int       `json:"rules"`
 	UpdatedAt time.Time `json:"updatedAt"`
 	UpdatedBy string    `json:"updatedBy"`
+	Flow      *Flow     `json:"flow,omitempty"` // of one on flows that was asked for by its name
+}
+
+// Flow is what a guardrail on flows looks at in the tenant's live versions.
+type Flow struct {
+	Label        string   `json:"label"`
+	Sources      []string `json:"sources"`        // what has the label
+	Destinations []string `json:"destinations"`   // where the label is not
+	More         int      `json:"more,omitempty"` // of both, left out
 }
 
 // Question asks ahead of time whether somebody may do something.

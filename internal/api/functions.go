@@ -94,9 +94,10 @@ func (a *api) listFunctions(ctx context.Context, _ *none) (*functionsOutput, err
 
 // FunctionDetail is a function and the version that was asked for.
 type FunctionDetail struct {
-	Function bawn.Function `json:"function"`
-	Version  bawn.Version  `json:"version"`
-	SPIFFE   string        `json:"spiffe" doc:"the SPIFFE id of the version: derived from where it is, never chosen"`
+	Function  bawn.Function     `json:"function"`
+	Version   bawn.Version      `json:"version"`
+	SPIFFE    string            `json:"spiffe" doc:"the SPIFFE id of the version: derived from where it is, never chosen"`
+	Retention control.Retention `json:"retention"`
 }
 
 type functionOutput struct{ Body FunctionDetail }
@@ -111,7 +112,7 @@ func (a *api) getFunction(ctx context.Context, in *RefInput) (*functionOutput, e
 		return nil, err
 	}
 	id, err := identity.Workload(a.TrustDomain, &v)
-	return &functionOutput{FunctionDetail{f, v, id}}, err
+	return &functionOutput{FunctionDetail{f, v, id, a.Control.Retention(&v)}}, err
 }
 
 func (a *api) removeFunction(ctx context.Context, in *NameInput) (*none, error) {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/bawntest"
@@ -20,7 +21,7 @@ import (
 // A form is one way to name things in a request. What stands in angle brackets
 // is the id of another tenant's thing, or one that nobody has: <function>,
 // <alias>, <artifact>, <approval>, <key>, <invocation>, <record>, <index>,
-// <guardrail>, <secret>, <issuer>, <revocation>, <tenant>, and <name> of a key. The function
+// <guardrail>, <label>, <secret>, <issuer>, <revocation>, <tenant>, and <name> of a key. The function
 // own is the caller's.
 type form struct {
 	path, body string
@@ -88,6 +89,10 @@ var named = map[string][]form{
 		{path: "/v1/policies", body: `{"name": "<guardrail>", ` + inPolicies + `, "cases": [{"principal": "role:viewer", "action": "read", "resource": "-", "allow": true}]}`},
 		{path: "/v1/policies", body: `{"cases": [{"principal": "key:<key>", "action": "invoke", "resource": "<function>", "allow": true}]}`},
 	},
+	"GET /v1/labels":           {},
+	"PUT /v1/labels/{name}":    {{path: "/v1/labels/<label>", body: `{"logRetention": 86400000000000}`}},
+	"DELETE /v1/labels/{name}": {{path: "/v1/labels/<label>"}},
+
 	"POST /v1/can": {
 		{path: "/v1/can", body: `{"principal": "key:<key>", "action": "read", "resource": "-"}`},
 		{path: "/v1/can", body: `{"principal": "key:<name>", "action": "read", "resource": "<function>"}`},
@@ -125,6 +130,7 @@ var named = map[string][]form{
 	"GET /v1/secrets/{name}":           {{path: "/v1/secrets/<secret>"}},
 	"PUT /v1/secrets/{name}":           {{path: "/v1/secrets/<secret>", body: `value`}},
 	"POST /v1/secrets/{name}/versions": {{path: "/v1/secrets/<secret>/versions?window=0s", body: `value`}},
+	"PUT /v1/secrets/{name}/labels":    {{path: "/v1/secrets/<secret>/labels", body: `{"labels": ["pii"]}`}},
 	"GET /v1/secrets/{name}/users":     {{path: "/v1/secrets/<secret>/users"}},
 	"PUT /v1/secrets/{name}/grants/{function}": {
 		{path: "/v1/secrets/<secret>/grants/own"}, {path: "/v1/secrets/<secret>/grants/<function>"},
@@ -206,6 +212,8 @@ func newMatrix(t *testing.T) *matrix {
 	must(err)
 	_, err = m.acme.GrantSecret(ctx, "ledger", "vault")
 	must(err)
+	_, err = m.acme.SetLabel(ctx, "payroll", time.Hour)
+	must(err)
 	// An attempt to call is an invocation, on a host without sandboxes too.
 	if inv, err := m.acme.Invoke(ctx, "vault", "", []byte(`{}`)); err == nil {
 		inv.Body.Close()
@@ -222,11 +230,11 @@ func newMatrix(t *testing.T) *matrix {
 	}
 	m.foreign = map[string]string{
 		"function": "vault", "alias": "steady", "artifact": digest, "approval": wide.Pending.ID, "key": key.Key.ID, "invocation": last.Invocation,
-		"record": last.ID, "index": strconv.FormatInt(last.Index, 10), "guardrail": "hedge", "secret": "ledger", "issuer": "staff", "revocation": revoked.ID, "tenant": "acme", "name": "theirs-only",
+		"record": last.ID, "index": strconv.FormatInt(last.Index, 10), "guardrail": "hedge", "label": "payroll", "secret": "ledger", "issuer": "staff", "revocation": revoked.ID, "tenant": "acme", "name": "theirs-only",
 	}
 	m.absent = map[string]string{
 		"function": "vaulx", "alias": "steadx", "artifact": "sha256:" + strings.Repeat("7", 64), "approval": bawn.NewID(), "key": strings.Repeat("5", 16), "invocation": bawn.NewID(),
-		"record": bawn.NewID(), "index": strings.Repeat("9", 9), "guardrail": "hedgx", "secret": "ledgex", "issuer": "stafx", "revocation": strings.Repeat("6", 16), "tenant": "acmx", "name": "theirs-onlx",
+		"record": bawn.NewID(), "index": strings.Repeat("9", 9), "guardrail": "hedgx", "label": "payrolx", "secret": "ledgex", "issuer": "stafx", "revocation": strings.Repeat("6", 16), "tenant": "acmx", "name": "theirs-onlx",
 	}
 	m.marks = []string{"of acme alone", "acme keeps it", "513MiB", "theirs-only", "staff.example.org", "eve-of-acme", "only-acme-knows", digest, wide.Pending.ID, key.Key.ID, last.ID, last.Invocation, revoked.ID}
 

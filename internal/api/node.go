@@ -5,18 +5,20 @@ import (
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/control"
 )
 
 // Status says how a node is. A stranger hears whether it is ready, and no more.
 type Status struct {
-	Ready   bool      `json:"ready"`
-	Message string    `json:"message,omitempty" doc:"why it is not ready; only with a key, as all below"`
-	Version string    `json:"version,omitempty" doc:"of the program"`
-	Node    string    `json:"node,omitempty" doc:"the node's id"`
-	Public  string    `json:"public,omitempty" doc:"where calls go"`
-	Started time.Time `json:"started,omitzero"`
-	Solo    bool      `json:"solo,omitempty" doc:"the node has one operator: a deploy that widens a perimeter counts as approved"`
-	Damaged int       `json:"damaged,omitempty" doc:"how much of the stored state is damaged; what it touches is refused, the rest goes on"`
+	Ready   bool              `json:"ready"`
+	Message string            `json:"message,omitempty" doc:"why it is not ready; only with a key, as all below"`
+	Version string            `json:"version,omitempty" doc:"of the program"`
+	Node    string            `json:"node,omitempty" doc:"the node's id"`
+	Public  string            `json:"public,omitempty" doc:"where calls go"`
+	Started time.Time         `json:"started,omitzero"`
+	Solo    bool              `json:"solo,omitempty" doc:"the node has one operator: a deploy that widens a perimeter counts as approved"`
+	Damaged int               `json:"damaged,omitempty" doc:"how much of the stored state is damaged; what it touches is refused, the rest goes on"`
+	Labels  map[string]string `json:"labels,omitempty" doc:"of the node, such as its region; they place nothing"`
 }
 
 type statusOutput struct{ Body Status }
@@ -78,8 +80,9 @@ func (a *api) doctor(ctx context.Context, _ *none) (*doctorOutput, error) {
 
 // PerimeterView is a compiled perimeter and what the kernel enforces of it.
 type PerimeterView struct {
-	Version   bawn.Version    `json:"version"`
-	Instances []bawn.Instance `json:"instances" nullable:"false"`
+	Version   bawn.Version      `json:"version"`
+	Instances []bawn.Instance   `json:"instances" nullable:"false"`
+	Retention control.Retention `json:"retention"`
 }
 
 type perimeterOutput struct{ Body PerimeterView }
@@ -94,5 +97,5 @@ func (a *api) perimeter(ctx context.Context, in *RefInput) (*perimeterOutput, er
 		return nil, err
 	}
 	list, err := a.Inspect(ctx, principal(ctx), &v)
-	return &perimeterOutput{PerimeterView{v, orEmpty(list)}}, err
+	return &perimeterOutput{PerimeterView{v, orEmpty(list), a.Control.Retention(&v)}}, err
 }

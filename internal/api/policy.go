@@ -32,9 +32,20 @@ func (a *api) listGuardrails(ctx context.Context, in *ScopeInput) (*guardrailsOu
 
 type guardrailOutput struct{ Body control.Guardrail }
 
-func (a *api) getGuardrail(ctx context.Context, in *GuardrailInput) (*guardrailOutput, error) {
+// GuardrailDetail is a guardrail, and what it looks at if it is about flows.
+type GuardrailDetail struct {
+	control.Guardrail
+	Flow *control.FlowView `json:"flow,omitempty" doc:"of a guardrail on flows: what it looks at in the tenant's live versions"`
+}
+
+type guardrailDetailOutput struct{ Body GuardrailDetail }
+
+func (a *api) getGuardrail(ctx context.Context, in *GuardrailInput) (*guardrailDetailOutput, error) {
 	g, err := a.Control.Guardrail(ctx, principal(ctx), in.Name, in.Installation)
-	return &guardrailOutput{g}, err
+	if err != nil {
+		return nil, err
+	}
+	return &guardrailDetailOutput{GuardrailDetail{g, a.Control.FlowOf(principal(ctx), g)}}, nil
 }
 
 type setGuardrailInput struct {

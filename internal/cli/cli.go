@@ -78,6 +78,7 @@ func commands() []command {
 		{"explain", newExplain},
 		{"data", newData},
 		{"policy", newPolicy},
+		{"label", newLabel},
 		{"key", newKey},
 		{"secret", newSecret},
 		{"root-key", newRootKey},

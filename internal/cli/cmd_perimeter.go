@@ -75,7 +75,7 @@ another one, and which of that lets more through.`,
 				}
 			} else {
 				a.printf("%s@%d\n", a.paint(1, clean(p.Version.Function)), p.Version.Number)
-				a.printPerimeter(c, &p.Version)
+				a.printPerimeter(c, &p.Version, p.Retention)
 				for _, i := range p.Instances {
 					a.printf("\nInstance %s  %s, %s, %d calls, %s\n", clean(i.ID), clean(i.State), a.ago(i.Started), i.Calls, size(i.Memory))
 					for _, f := range i.Facts {

@@ -129,8 +129,12 @@ func newPolicyList(a *app) *cobra.Command {
 func newPolicyShow(a *app) *cobra.Command {
 	var installation bool
 	c := &cobra.Command{
-		Use:               "show NAME",
-		Short:             "Print what a guardrail says",
+		Use:   "show NAME",
+		Short: "Print what a guardrail says",
+		Long: `Prints the text of a guardrail, as "bawn policy set" takes it. For one on flows, "flow LABEL;",
+it says on standard error what that looks at: what has the label in the functions that
+are live, and what they reach that has not. It is broken where calls lead from one to the
+other, and cannot be as long as it is there.`,
 		Example:           `  bawn policy show office > office.cedar`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.guardrailNames(&installation),
@@ -143,12 +147,35 @@ func newPolicyShow(a *app) *cobra.Command {
 				return a.printJSON(g)
 			}
 			a.printf("%s\n", cleanLines(strings.TrimSuffix(g.Text, "\n")))
+			if g.Flow != nil {
+				a.explainFlow(g.Flow)
+			}
 			return nil
 		}),
 	}
 	addInstallation(c, &installation)
 	a.addOutput(c)
 	return c
+}
+
+// explainFlow says what a guardrail on flows looks at.
+func (a *app) explainFlow(f *client.Flow) {
+	list := func(head, none string, all []string) {
+		if len(all) == 0 {
+			a.notef("%s\n", none)
+			return
+		}
+		a.notef("%s\n", head)
+		for _, s := range all {
+			a.notef("  %s\n", clean(s))
+		}
+	}
+	label := clean(f.Label)
+	list("sources of "+label+":", "no live version has a source of "+label, f.Sources)
+	list("where "+label+" may not get to:", "no live version reaches anything where "+label+" is not", f.Destinations)
+	if f.More > 0 {
+		a.notef("and %d more\n", f.More)
+	}
 }
 
 func newPolicyRemove(a *app) *cobra.Command {

@@ -37,7 +37,7 @@ comes out again but to those functions.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(newSecretSet(a), newSecretList(a), newSecretVersions(a), newSecretRotate(a), newSecretWho(a), newSecretGrant(a), newSecretRevoke(a), newSecretRemove(a))
+	c.AddCommand(newSecretSet(a), newSecretList(a), newSecretVersions(a), newSecretRotate(a), newSecretWho(a), newSecretGrant(a), newSecretRevoke(a), newSecretLabel(a), newSecretRemove(a))
 	return c
 }
 

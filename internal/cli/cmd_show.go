@@ -84,7 +84,7 @@ func (a *app) printFunction(c *client.Client, d *client.FunctionDetail) {
 		// Values may be private; the names are what a reader looks for.
 		a.printf("  environment  %s\n", clean(strings.Join(slices.Sorted(maps.Keys(v.Environment)), ", ")))
 	}
-	a.printPerimeter(c, &v)
+	a.printPerimeter(c, &v, d.Retention)
 }
 
 // printEgress prints what a version may reach, and what its answers must look like.
@@ -141,7 +141,7 @@ func (a *app) printEgress(v *bawn.Version) {
 }
 
 // printPerimeter prints a compiled perimeter in its four parts.
-func (a *app) printPerimeter(c *client.Client, v *bawn.Version) {
+func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Retention) {
 	p := v.Perimeter
 	a.printf("\nIngress\n")
 	if len(p.Ingress.HTTP) == 0 {
@@ -169,5 +169,9 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version) {
 	a.printf("Interior\n  memory %s  cpu %g  timeout %s  tmp %s  pids %d  concurrency %d  exec %s  reuse %s\n",
 		manifest.Size(in.Memory), in.CPU, manifest.Duration(in.Timeout), manifest.Size(in.Tmp), in.PIDs, in.Concurrency, exec, reuse)
 	a.printEgress(v)
-	a.printf("Evidence\n  logs kept %s\n", manifest.Duration(p.Evidence.LogRetention))
+	a.printf("Evidence\n  logs kept %s", manifest.Duration(kept.Logs))
+	if kept.Label != "" {
+		a.printf(", as is settled for the label %s; the manifest says %s", clean(kept.Label), manifest.Duration(p.Evidence.LogRetention))
+	}
+	a.printf("\n")
 }

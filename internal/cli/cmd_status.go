@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,6 +44,9 @@ func newStatus(a *app) *cobra.Command {
 				} else {
 					a.printf("  public   %s\n  node     %s\n  version  %s\n  started  %s\n",
 						clean(s.Public), clean(s.Node), clean(s.Version), a.ago(s.Started))
+					for _, k := range slices.Sorted(maps.Keys(s.Labels)) {
+						a.printf("  label    %s=%s\n", clean(k), clean(s.Labels[k]))
+					}
 					if s.Solo {
 						a.printf("  solo     %s\n", a.paint(33, "deploys that widen a perimeter count as approved"))
 					}

@@ -50,6 +50,9 @@ name leads there, unless --egress-allow names it. --egress-resolve says at which
 a name is, in the place of DNS, and --egress-ca whom servers are trusted by beside the
 system's authorities. bawn doctor shows all three.
 
+--label says where the node is, such as region=eu. It is recorded, and shown by status and
+doctor; with one node it places nothing.
+
 The node's root secret, from which its other keys come, lies in the data directory. With
 --root-key it lies there wrapped with a key that is somewhere else: without that the node
 does not start, and a copy of the directory is noise. "bawn root-key change" wraps that
@@ -111,6 +114,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringArrayVar(&cfg.EgressAllow, "egress-allow", nil, "an address that functions may reach although it is not of the public internet: ADDR or CIDR, with or without :PORT (more than once)")
 	f.StringArrayVar(&cfg.EgressResolve, "egress-resolve", nil, "at which address a name is, for functions and in the place of DNS: NAME=ADDR (more than once)")
 	f.StringVar(&cfg.EgressCA, "egress-ca", "", "a file of certificates in PEM that servers outside are trusted by, beside the system's")
+	f.StringArrayVar(&cfg.Labels, "label", nil, "where the node is, KEY=VALUE such as region=eu; shown by status and doctor (more than once)")
 	f.BoolVar(&cfg.ForceContext, "force-context", false, "replace a context file that belongs to another node")
 	f.DurationVar(&cfg.DrainTimeout, "drain", node.DefaultDrain, "how long running calls get to end when the node is stopped")
 	f.StringVar(&user, "user", "", "the user, or its number, that the server becomes when it is started as root; root keeps it root")
