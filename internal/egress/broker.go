@@ -30,6 +30,10 @@ type Config struct {
 	// Authorize decides on a request and records the decision; see
 	// [policy.Engine.Authorize].
 	Authorize func(ctx context.Context, req policy.Request) (policy.Decision, error)
+	// Allows reports what Authorize would decide. It is asked where an invocation has
+	// had many allowed decisions by one rule, which are counted from then on; nil
+	// means that each is recorded.
+	Allows func(req policy.Request) bool
 	Guard     *Guard           // where connections to the outside are made
 	Secrets   *secret.Vault    // nil: nothing has secrets
 	Errors    *slog.Logger     // what went wrong and has no caller to tell; nil discards
@@ -52,6 +56,9 @@ func New(cfg Config) *Broker {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Allows == nil {
+		cfg.Allows = func(policy.Request) bool { return false }
 	}
 	return &Broker{cfg: cfg, buffers: sync.Pool{New: func() any { return new([spliceBuffer]byte) }}}
 }

@@ -805,3 +805,41 @@ func TestC2TheFirstRuleThatFits(t *testing.T) {
 		}
 	}
 }
+
+// What a function may do without end is not a record without end: others' evidence
+// would be pushed out of the log by it. G4.
+func TestG4AllowedDecisionsAreCounted(t *testing.T) {
+	w := newLoopback(t, wanting(bawn.Host{Host: "a.test", Ports: []int{18080}, Plaintext: true}), GuardConfig{})
+	w.a.b.cfg.Allows = func(policy.Request) bool { return !w.deny.Load() }
+	w.a.mu.Lock()
+	run := w.a.run
+	w.a.mu.Unlock()
+	to := func() *target {
+		return &target{run: run, host: &w.a.v.Perimeter.Egress.Hosts[0], name: "a.test", inside: 18080, port: 18080}
+	}
+	const more = 250
+	for range maxJudged + more {
+		if err := w.a.judge(t.Context(), to(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.deny.Store(true) // a guardrail that came in between holds at once, and is recorded
+	if err := w.a.judge(t.Context(), to(), nil); err == nil {
+		t.Error("allowed although the rules say no")
+	}
+	w.mu.Lock()
+	asked := len(w.asked)
+	w.mu.Unlock()
+	if asked != maxJudged+1 {
+		t.Errorf("%d decisions are records, want %d", asked, maxJudged+1)
+	}
+	w.a.End()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.records {
+		if r.Kind == bawn.KindDecision && r.Detail["count"] == itoa(more) && r.Detail["host"] == "a.test" {
+			return
+		}
+	}
+	t.Errorf("what more was allowed is not recorded: %+v", w.records)
+}

@@ -90,7 +90,7 @@ func (n *Node) openCalls(s spine) {
 		}
 	})
 	looking.Wait()
-	c.broker = egress.New(egress.Config{Authorize: s.rules.Authorize, Guard: n.guard, Secrets: n.vault, Errors: log})
+	c.broker = egress.New(egress.Config{Authorize: s.rules.Authorize, Allows: s.rules.Allows, Guard: n.guard, Secrets: n.vault, Errors: log})
 	c.pool = interior.NewPool(interior.Config{
 		Driver: c.driver, Definitions: c.runtimes,
 		// Upwards: an instance's code comes from the gate of packages, which

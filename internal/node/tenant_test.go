@@ -294,6 +294,17 @@ func TestUpgradeEncrypts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	ca, err := openAuthority(cfg.Data, nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := openEvidence(t.Context(), cfg.Data, ca, root, evidence.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(record.Append(t.Context(), bawn.Record{Kind: bawn.KindNode, Action: "start", Outcome: "ok"}), record.Close()); err != nil {
+		t.Fatal(err)
+	}
 	n = mustOpen(t, cfg)
 	if _, err := mustClient(t, cfg.ContextFile).Functions(t.Context()); err != nil {
 		t.Errorf("the administrator's key from before: %v", err)
