@@ -33,11 +33,11 @@ type Config struct {
 	// Allows reports what Authorize would decide. It is asked where an invocation has
 	// had many allowed decisions by one rule, which are counted from then on; nil
 	// means that each is recorded.
-	Allows func(req policy.Request) bool
-	Guard     *Guard           // where connections to the outside are made
-	Secrets   *secret.Vault    // nil: nothing has secrets
-	Errors    *slog.Logger     // what went wrong and has no caller to tell; nil discards
-	Now       func() time.Time // nil means time.Now
+	Allows  func(req policy.Request) bool
+	Guard   *Guard           // where connections to the outside are made
+	Secrets *secret.Vault    // nil: nothing has secrets
+	Errors  *slog.Logger     // what went wrong and has no caller to tell; nil discards
+	Now     func() time.Time // nil means time.Now
 }
 
 // Broker lets instances reach what their manifests name; there is one for a node.
