@@ -146,3 +146,45 @@ def handler(e, c):
 		t.Error("nothing was called")
 	}
 }
+
+// TestE4NobodyKeepsAnOldValue has an instance that serves again read a secret: when the
+// grant is taken back, the instance goes with what it has in its memory.
+func TestE4NobodyKeepsAnOldValue(t *testing.T) {
+	n := bawntest.NewNode(t)
+	n.NeedSandbox()
+	ctx := t.Context()
+	if _, err := n.CreateSecret(ctx, "pay", []byte("value-000")); err != nil {
+		t.Fatal(err)
+	}
+	n.MustDeploy("shop", map[string]any{
+		"runtime": "python3.11", "handler": "app.handler", "interior": map[string]any{"reuse": map[string]any{"maxAge": "1h"}},
+		"egress": map[string]any{"secrets": []any{"pay"}},
+	}, map[string]string{"app.py": `
+import os, urllib.request
+kept = None
+def handler(e, c):
+    global kept
+    had = kept is not None
+    if not had:
+        try:
+            kept = urllib.request.urlopen(urllib.request.Request(os.environ["BAWN_ENDPOINT"] + "/secrets/pay", headers={"X-Bawn-Secret": "1"})).read()
+        except urllib.error.HTTPError:
+            pass
+    return {"had": had, "has": kept is not None}
+`})
+	if _, err := n.GrantSecret(ctx, "pay", "shop"); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(want string) {
+		t.Helper()
+		if _, body := call(t, n, n.Context.Key, "POST", "/v1/functions/shop/invocations", `{}`); strings.ReplaceAll(body, " ", "") != want {
+			t.Errorf("%s, want %s", body, want)
+		}
+	}
+	ask(`{"had":false,"has":true}`)
+	ask(`{"had":true,"has":true}`)
+	if _, err := n.RevokeSecret(ctx, "pay", "shop"); err != nil {
+		t.Fatal(err)
+	}
+	ask(`{"had":false,"has":false}`)
+}

@@ -650,6 +650,20 @@ func (c *clearing) pump(w io.Writer, r io.Reader) {
 func (c *clearing) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.turnLocked(nil)
+}
+
+// turn makes run the invocation that connections to the outside are kept for.
+func (c *clearing) turn(run *serving) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run != run || len(c.routes) >= maxClearRoutes {
+		c.turnLocked(run)
+	}
+}
+
+// turnLocked ends what is kept and begins anew. The caller holds mu.
+func (c *clearing) turnLocked(run *serving) {
 	for _, t := range c.routes {
 		t.CloseIdleConnections()
 	}
@@ -658,21 +672,7 @@ func (c *clearing) forget() {
 			k.raw.Close()
 		}
 	}
-	c.run, c.routes, c.free = nil, nil, nil
-}
-
-// turn makes run the invocation that connections to the outside are kept for.
-func (c *clearing) turn(run *serving) {
-	c.mu.Lock()
-	is, full := c.run == run, len(c.routes) >= maxClearRoutes
-	c.mu.Unlock()
-	if is && !full {
-		return
-	}
-	c.forget()
-	c.mu.Lock()
-	c.run = run
-	c.mu.Unlock()
+	c.run, c.routes, c.free = run, nil, nil
 }
 
 // way returns the transport to a host, for the invocation of t.

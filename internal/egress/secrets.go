@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -67,16 +68,29 @@ func (a *attached) attachSecrets(ctx context.Context) ([]sandbox.AttachedFile, m
 	}, nil
 }
 
-// heldSecret is a secret that an instance has as a file.
+// heldSecret is a secret that an instance has: as a file, or since it asked for it.
 type heldSecret struct {
 	name   string
 	number int // 0: it was not given
 }
 
-// staleSecrets reports whether the instance has a file of what has ended or was taken
-// back, or lacks one that it would get now.
+// hold notes that the instance has read a secret, which is in its memory from then on.
+func (a *attached) hold(name string, number int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if h := (heldSecret{name, number}); !slices.Contains(a.held, h) {
+		a.held = append(a.held, h)
+	}
+}
+
+// staleSecrets reports whether the instance has what has ended or was taken back, or
+// lacks a file that it would get now. An old value dies with who has it: nobody would
+// know any more what to take out of its log.
 func (a *attached) staleSecrets() bool {
-	for _, h := range a.held {
+	a.mu.Lock()
+	held := a.held[:len(a.held):len(a.held)]
+	a.mu.Unlock()
+	for _, h := range held {
 		v := a.b.cfg.Secrets
 		if h.number > 0 && !v.Holds(a.v, h.name, h.number) || h.number == 0 && v.Holds(a.v, h.name, v.Current(a.v.Tenant, h.name)) {
 			return true
@@ -120,8 +134,10 @@ func (a *attached) useSecret(ctx context.Context, name string, number int, p sec
 	})
 	if err != nil {
 		a.noSecret(name, err)
+		return value, err
 	}
-	return value, err
+	a.hold(name, value.Number())
+	return value, nil
 }
 
 // serveSecrets answers a request of the function's code for a secret: Bawn's own GET
