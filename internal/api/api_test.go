@@ -130,6 +130,10 @@ func (r route) body() string {
 		return `{"keys": 1}`
 	case "POST /v1/tenants/{tenant}/suspend":
 		return `{"reason": "a test"}`
+	case "PUT /v1/labels/{name}":
+		return `{"logRetention": 86400000000000}`
+	case "PUT /v1/secrets/{name}/labels":
+		return `{"labels": ["pii"]}`
 	}
 	return ""
 }
@@ -169,7 +173,7 @@ func TestAuthorisationMatrix(t *testing.T) {
 			if strings.HasPrefix(r.path, "/v1/policies/") {
 				return r.method == "GET"
 			}
-			if strings.HasPrefix(r.path, "/v1/secrets") {
+			if strings.HasPrefix(r.path, "/v1/secrets") || strings.HasPrefix(r.path, "/v1/labels") {
 				return r.method == "GET"
 			}
 			return !strings.HasPrefix(r.path, "/v1/keys") && !strings.HasSuffix(r.path, "/invocations") && !strings.HasPrefix(r.path, "/v1/approvals/")
