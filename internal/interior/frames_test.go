@@ -30,6 +30,7 @@ type program struct {
 	mu  sync.Mutex
 	out bytes.Buffer
 	eof chan struct{}
+	raw syscall.RawConn // of the pipe that it writes to
 }
 
 // startProgram starts args with one end of a socket pair as descriptor 3, no
@@ -68,19 +69,17 @@ func startProgramIn(t testing.TB, root string, env []string, args ...string) *pr
 	}
 	theirs.Close()
 	w.Close()
+	if p.raw, err = r.SyscallConn(); err != nil {
+		t.Fatal(err)
+	}
 	go func() {
 		defer close(p.eof)
-		b := make([]byte, 4096)
-		for {
-			n, err := r.Read(b)
+		p.raw.Read(func(fd uintptr) bool {
 			p.mu.Lock()
-			p.out.Write(b[:n])
-			p.mu.Unlock()
-			if err != nil {
-				r.Close()
-				return
-			}
-		}
+			defer p.mu.Unlock()
+			return p.drain(int(fd))
+		})
+		r.Close()
 	}()
 	t.Cleanup(func() {
 		p.close()
@@ -93,10 +92,26 @@ func startProgramIn(t testing.TB, root string, env []string, args ...string) *pr
 	return p
 }
 
+// log returns everything that the program had written when it was asked for.
 func (p *program) log() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.raw.Control(func(fd uintptr) { p.drain(int(fd)) }) // an error: it was read to its end
 	return p.out.String()
+}
+
+// drain takes what the pipe holds; it reports its end. The caller holds mu.
+func (p *program) drain(fd int) (end bool) {
+	b := make([]byte, 4096)
+	for {
+		switch n, err := syscall.Read(fd, b); {
+		case n > 0:
+			p.out.Write(b[:n])
+		case errors.Is(err, syscall.EINTR):
+		default:
+			return !errors.Is(err, syscall.EAGAIN)
+		}
+	}
 }
 
 // exit waits for the program to end and returns its status and its whole log.
