@@ -38,7 +38,7 @@ type serving struct {
 	ctx    context.Context // from the first connection on
 	cancel context.CancelFunc
 	conns  map[net.Conn]struct{} // on both sides
-	uses   map[string]*use       // by the rule, or the database
+	uses   map[account]*use
 }
 
 // enter adds a connection, which is closed at the end of the invocation. It
@@ -93,34 +93,52 @@ func (s *serving) end() bawn.Traffic {
 
 // use returns the account of what t is for.
 func (s *serving) use(t *target) *use {
-	key, u := "", &use{bytes: bawn.DefaultEgressBytes, conns: bawn.DefaultEgressConns, first: t.detail()}
-	switch {
-	case t.database != nil:
-		key = "database " + t.database.Name
-		u.conns = int64(cmp.Or(t.database.Connections, bawn.DefaultDatabaseConn))
-	case t.host != nil:
-		key = "host " + t.host.Host + " " + strconv.FormatBool(t.host.Plaintext)
-		for i := range s.a.plan.egress.Hosts {
-			if &s.a.plan.egress.Hosts[i] == t.host {
-				key = "rule " + itoa(i)
-			}
-		}
-		u.bytes = cmp.Or(t.host.Bytes, u.bytes)
-		u.conns = int64(cmp.Or(t.host.Connections, int(u.conns)))
-		u.time = t.host.Time
-	}
+	key := s.a.account(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if have := s.uses[key]; have != nil {
 		return have
 	}
+	u := &use{bytes: bawn.DefaultEgressBytes, conns: bawn.DefaultEgressConns, first: t.detail()}
+	switch {
+	case t.database != nil:
+		u.conns = int64(cmp.Or(t.database.Connections, bawn.DefaultDatabaseConn))
+	case t.host != nil:
+		u.bytes = cmp.Or(t.host.Bytes, u.bytes)
+		u.conns = int64(cmp.Or(t.host.Connections, int(u.conns)))
+		u.time = t.host.Time
+	}
 	if s.uses == nil {
-		s.uses = map[string]*use{}
+		s.uses = map[account]*use{}
 	}
 	if !s.over {
 		s.uses[key] = u
 	}
 	return u
+}
+
+// account is what is counted together: a rule, a database, or what
+// egress.everything opens, with TLS or without.
+type account struct {
+	rule      int // from 1 on; 0 if it is none
+	database  string
+	host      string
+	plaintext bool
+}
+
+func (a *attached) account(t *target) account {
+	switch {
+	case t.database != nil:
+		return account{database: t.database.Name}
+	case t.host == nil:
+		return account{}
+	}
+	for i := range a.plan.egress.Hosts {
+		if &a.plan.egress.Hosts[i] == t.host {
+			return account{rule: i + 1}
+		}
+	}
+	return account{host: t.host.Host, plaintext: t.host.Plaintext}
 }
 
 // use is what one invocation has used of one rule or database. It outlives no
@@ -156,9 +174,12 @@ func (a *attached) judge(ctx context.Context, t *target, detail map[string]strin
 			req.Without, req.Fix = "no rule about the host allows such a request", line
 		}
 	}
-	known := t.host != nil || t.database != nil
-	if known && t.counted() && a.b.cfg.Allows(req) {
-		t.run.use(t).judged.Add(1)
+	var u *use // nil if there is no rule that could allow it
+	if t.host != nil || t.database != nil {
+		u = t.run.use(t)
+	}
+	if u != nil && u.counted() && a.b.cfg.Allows(req) {
+		u.judged.Add(1)
 		return nil
 	}
 	d, err := a.b.cfg.Authorize(ctx, req)
@@ -168,16 +189,16 @@ func (a *attached) judge(ctx context.Context, t *target, detail map[string]strin
 	case !d.Allow:
 		a.tell("denied: "+t.where()+" at port "+itoa(t.port)+": "+d.Reason, line)
 		return errDenied
-	case known:
-		t.run.use(t).judged.Add(1)
+	case u != nil:
+		u.judged.Add(1)
 	}
 	return nil
 }
 
-// counted reports whether the invocation has been allowed so much by t's rule that
+// counted reports whether the invocation has been allowed so much by one rule that
 // what more is allowed is one record with a number, at the end: else a function
 // could push everybody's evidence out of the log by what it is allowed to do.
-func (t *target) counted() bool { return t.run.use(t).judged.Load() >= maxJudged }
+func (u *use) counted() bool { return u.judged.Load() >= maxJudged }
 
 // with returns m with one more entry, and leaves m as it is.
 func with(m map[string]string, key, value string) map[string]string {

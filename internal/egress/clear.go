@@ -242,9 +242,7 @@ func (c *clearing) vouch(t *target) (*tls.Config, error) {
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if got := strings.ToLower(strings.TrimSuffix(hello.ServerName, ".")); got != name && (got != "" || !numeric) {
-				d := maps.Clone(detail)
-				d["sni"] = clip(hello.ServerName)
-				c.a.block("egress", "C6", "the TLS client hello names another host", d)
+				c.a.block("egress", "C6", "the TLS client hello names another host", with(detail, "sni", clip(hello.ServerName)))
 				return nil, errors.New("another name")
 			}
 			return c.own.leaf(name)
@@ -505,9 +503,7 @@ func (c *clearing) unreached(w http.ResponseWriter, r *http.Request, t *target, 
 	case r.Context().Err() != nil:
 		panic(http.ErrAbortHandler) // nobody waits
 	case errors.As(err, &certificate):
-		d := t.detail()
-		d["why"] = clip(certificate.Err.Error())
-		c.a.block("egress", "C6", "the host has no certificate for its name", d)
+		c.a.block("egress", "C6", "the host has no certificate for its name", with(t.detail(), "why", clip(certificate.Err.Error())))
 	case errors.Is(err, errDenied) || errors.As(err, &blocked):
 		status = http.StatusForbidden // recorded where it was refused
 	default:

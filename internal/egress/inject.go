@@ -63,7 +63,7 @@ func (c *clearing) use(ctx context.Context, t *target, name string) ([]byte, int
 	}
 	call := t.run.call
 	v, err := c.a.b.cfg.Secrets.Use(ctx, secret.UseRequest{
-		Version: c.a.v, Instance: c.a.in.Instance, Invocation: call.ID, Name: name, For: secret.Inject, Counted: t.counted(),
+		Version: c.a.v, Instance: c.a.in.Instance, Invocation: call.ID, Name: name, For: secret.Inject, Counted: t.run.use(t).counted(),
 		Origin: call.From(), Chain: append(call.Chain[:len(call.Chain):len(call.Chain)], c.a.v.Ref()), Hops: call.Hops,
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -351,7 +352,7 @@ func (l *lane) finish() error {
 		trailer := http.Header{}
 		for name, values := range l.header {
 			rest, free := strings.CutPrefix(name, http.TrailerPrefix)
-			if !free && !listed(l.trailer, name) || rest == "Content-Length" || rest == "Transfer-Encoding" || rest == "Trailer" {
+			if !free && !slices.Contains(l.trailer, name) || rest == "Content-Length" || rest == "Transfer-Encoding" || rest == "Trailer" {
 				continue
 			}
 			trailer[rest] = values
@@ -360,15 +361,6 @@ func (l *lane) finish() error {
 		l.bw.WriteString("\r\n")
 	}
 	return l.bw.Flush()
-}
-
-func listed(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // A kept is a connection to a host.
