@@ -1,7 +1,6 @@
 package sandboxtest
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"net/netip"
@@ -218,16 +217,7 @@ func (s *suite) rangesComeHome(t *testing.T) {
 	if _, err := box.Open(t.Context(), []sandbox.Port{{Network: "tcp", Port: 443}}, nil); err == nil {
 		t.Error("one port was opened twice")
 	}
-	at := limits
-	at.Code = []string{s.code}
-	if err := box.Attach(t.Context(), at); err != nil {
-		t.Fatal(err)
-	}
-	if err := box.Exec(t.Context(), []string{"/var/task/bootstrap"}, nil); err != nil {
-		t.Fatal(err)
-	}
-	in := &actor{box, t, bufio.NewReader(box.Conn())}
-	in.read()
+	in := s.enter(t, box, nil)
 	for _, addr := range []string{"127.0.0.1:443", "127.7.7.7:443", "203.0.113.7:443", "[2001:db8::7]:443", "127.0.0.1:9002"} {
 		if got := in.do("dial", "tcp", addr); got.OK != addr {
 			t.Errorf("%s arrived as %+v", addr, got)
@@ -276,16 +266,7 @@ func (s *suite) allComesHome(t *testing.T) {
 			c.Close()
 		}
 	}()
-	at := limits
-	at.Code = []string{s.code}
-	if err := box.Attach(t.Context(), at); err != nil {
-		t.Fatal(err)
-	}
-	if err := box.Exec(t.Context(), []string{"/var/task/bootstrap"}, nil); err != nil {
-		t.Fatal(err)
-	}
-	in := &actor{box, t, bufio.NewReader(box.Conn())}
-	in.read()
+	in := s.enter(t, box, nil)
 	home := 0
 	for _, words := range append(w.tries, []string{"dial", "tcp", "8.8.8.8:80"}) {
 		got := in.do(words...)

@@ -144,6 +144,14 @@ func (s *suite) start(t *testing.T, change func(*sandbox.Attachment)) *actor {
 		box.Conn().Close()
 		box.Output().Close()
 	})
+	return s.enter(t, box, change)
+}
+
+// enter makes a started sandbox the actor's own and waits until that answers.
+func (s *suite) enter(t *testing.T, box sandbox.Sandbox, change func(*sandbox.Attachment)) *actor {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
 	a := limits
 	a.Code = []string{s.code}
 	if change != nil {
@@ -512,16 +520,7 @@ func (s *suite) network(t *testing.T) {
 			c.Close()
 		}
 	}()
-	at := limits
-	at.Code = []string{s.code}
-	if err := box.Attach(t.Context(), at); err != nil {
-		t.Fatal(err)
-	}
-	if err := box.Exec(t.Context(), []string{"/var/task/bootstrap"}, nil); err != nil {
-		t.Fatal(err)
-	}
-	in := &actor{box, t, bufio.NewReader(box.Conn())}
-	in.read()
+	in := s.enter(t, box, nil)
 	if got := in.do("dial", "tcp", "127.0.0.1:9001"); got.OK != "from outside" {
 		t.Errorf("the listener made from outside: %+v", got)
 	}
