@@ -3,6 +3,7 @@ package bawn
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Code classifies an [Error]. Codes are part of the API: they are added to,
@@ -63,6 +64,8 @@ type Error struct {
 	Message string // what went wrong, for the caller; holds no internals
 	Fix     string // the way out, for the caller; may be empty
 	Err     error  // the cause, for the log only
+
+	RetryAfter time.Duration // with CodeThrottled and CodeUnavailable: when it is worth to try again; 0 if not known
 }
 
 // Error returns the full text, cause included, for logs.

@@ -20,6 +20,7 @@ type Call struct {
 	Bearer    string    // the credential presented, if any: a key or a token; never logged
 	Principal Principal // who it is; set by the authn check
 	Event     []byte    // the event as the handler will see it, JSON
+	Request   *Request  // for a call by route: what came, as it came
 	TraceID   string    // X-Ray style trace header for the runtime
 	At        time.Time // arrival
 	Client    string    // decoded client context JSON, may be empty
@@ -41,6 +42,21 @@ type Call struct {
 	Caller *Version  // the calling version, as its instance runs it
 
 	Tail bool // whether the end of its log is wanted with the answer
+
+	Rate *RateStatus // set by the gate: of the limit nearest to its end; nil if there is none
+}
+
+// Request is what came over HTTP, for the checks that look at its parts. Nothing
+// of it is changed once the call is made.
+type Request struct {
+	Method string
+	Host   string              // as it came, with the port if it named one
+	Path   string              // escaped, as it stood in the request line
+	Query  string              // raw, without the question mark
+	Header map[string][]string // in canonical form, as in net/http
+	Params map[string]string   // path parameters, decoded
+	Body   []byte              // nil if there was none, or it was not worth reading
+	Proto  string              // such as HTTP/1.1
 }
 
 // From returns who began the chain that led to c.
@@ -120,6 +136,7 @@ type Usage struct {
 	Init      time.Duration `json:"init,omitempty" doc:"nanoseconds from start or attach to a loaded handler; cold calls only"`
 	Duration  time.Duration `json:"duration" doc:"nanoseconds from event sent to result received"`
 	MaxMemory int64         `json:"maxMemory,omitempty" doc:"bytes, the instance's peak"`
+	CPU       time.Duration `json:"cpu,omitempty" doc:"nanoseconds of processor time of the instance's processes, loading included"`
 	Traffic
 }
 

@@ -15,43 +15,6 @@ type Perimeter struct {
 	Evidence Evidence `json:"evidence"`
 }
 
-// Ingress says who and what may call the function.
-type Ingress struct {
-	HTTP []Route `json:"http,omitempty"`
-	// Callers may call beside the routes' own access: names of functions of the
-	// same tenant, "role:NAME", or [AnyCaller]. Sorted, each once.
-	Callers []string `json:"callers,omitempty" doc:"functions of the tenant, role:NAME, or anyone"`
-}
-
-// AnyCaller in [Ingress.Callers] means everybody on whose behalf a listed
-// function calls, strangers included. It lets nobody call directly.
-const AnyCaller = "anyone"
-
-// RoleCaller begins an entry of [Ingress.Callers] that means who has a role.
-const RoleCaller = "role:"
-
-// Route is one way in over HTTP.
-type Route struct {
-	Method string `json:"method" doc:"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, or ANY"`
-	Path   string `json:"path" doc:"begins with /; a segment {name} matches one segment, {name+} at the end matches the rest"`
-	Access Access `json:"access"`
-}
-
-// Access says who may use a route. The zero value asks for a credential.
-type Access struct {
-	Public *PublicAccess `json:"public,omitempty"`
-}
-
-// PublicAccess opens a route to everybody until a day; control A11. After Until
-// the route asks for a credential again.
-type PublicAccess struct {
-	Reason string    `json:"reason"`
-	Until  time.Time `json:"until" doc:"the end of this day in UTC closes the route"`
-}
-
-// Open reports whether the route still is public at now.
-func (p *PublicAccess) Open(now time.Time) bool { return p != nil && now.Before(p.Until) }
-
 // Interior says what the sandbox gives the function.
 type Interior struct {
 	Memory      int64         `json:"memory" doc:"bytes; the cgroup's hard limit, /tmp included"`

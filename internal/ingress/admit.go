@@ -141,18 +141,28 @@ type Admission struct {
 	public  *bawn.PublicAccess // why everybody may; nil if not
 	refusal error              // why the credential was refused
 	settled bool
+	held    []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
 }
 
 // Settle gives back what the call held. It is called once, when the call is
 // over.
-func (a *Admission) Settle(bawn.Usage) {
+func (a *Admission) Settle(u bawn.Usage) {
 	if !a.settled {
 		a.settled = true
 		a.gate.running.Add(-1)
+		a.release(u)
 	}
 }
 
-const checkCount = 7
+// release gives back what checks took for the call.
+func (a *Admission) release(u bawn.Usage) {
+	for _, end := range a.held {
+		end(u)
+	}
+	a.held = nil
+}
+
+const checkCount = 13
 
 // A check says no by returning an error, or yes.
 type check struct {
@@ -165,11 +175,17 @@ type check struct {
 var checks = [checkCount]check{
 	{"draining", (*Gate).checkDraining},
 	{"size", (*Gate).checkSize},
+	{"flood", (*Gate).checkFlood},
 	{"resolve", (*Gate).checkResolve},
 	{"loop", (*Gate).checkLoop},
 	{"authenticate", (*Gate).checkAuthenticate},
 	{"known", (*Gate).checkKnown},
+	{"rate", (*Gate).checkRate},
 	{"authorize", (*Gate).checkAuthorize},
+	{"share", (*Gate).checkShare},
+	{"budget", (*Gate).checkBudget},
+	{"input", (*Gate).checkInput},
+	{"inspect", (*Gate).checkInspect},
 }
 
 // Admit runs the checks in order; the first refusal ends it. It sets
@@ -179,6 +195,7 @@ func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 	for i := range checks {
 		if err := checks[i].run(g, ctx, c, a); err != nil {
 			g.counts[i].Add(1)
+			a.release(bawn.Usage{})
 			return nil, err
 		}
 	}

@@ -145,6 +145,7 @@ func (i *Invoker) Try(ctx context.Context, c *bawn.Call) error {
 func (i *Invoker) admit(ctx context.Context, c *bawn.Call, began time.Time) (*ingress.Admission, error) {
 	admission, err := i.cfg.Gate.Admit(ctx, c)
 	if err == nil {
+		c.Request = nil // only checks look at it, and its body may be large
 		c.Tail = c.Tail && i.cfg.Gate.MayReadLogs(c)
 		return admission, nil
 	}

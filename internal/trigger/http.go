@@ -100,6 +100,7 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 		return bawn.Errorf(bawn.CodeInvalid, "http", "the query has more than %d parameters", maxParameters).WithFix("send less, or send them in the body")
 	}
 	c.Route = m.Route
+	c.Request = &bawn.Request{Method: r.Method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header, Params: m.Params, Proto: r.Proto}
 	c.Target = bawn.Ref{Tenant: m.Version.Tenant, Function: m.Version.Function}
 	c.Source, _, err = net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -130,6 +131,7 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 		return err
 	}
 	signedBody(c, body)
+	c.Request.Body = body
 	q := request{
 		http: r, id: c.ID, trace: c.TraceID, source: c.Source,
 		rawPath: rawPath, query: query, route: m.Route, params: m.Params,

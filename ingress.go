@@ -1,0 +1,167 @@
+package bawn
+
+import "time"
+
+// Ingress says who and what may call the function, how often, and for how much.
+type Ingress struct {
+	HTTP []Route `json:"http,omitempty"`
+	// Callers may call beside the routes' own access: names of functions of the
+	// same tenant, "role:NAME", or [AnyCaller]. Sorted, each once.
+	Callers []string `json:"callers,omitempty" doc:"functions of the tenant, role:NAME, or anyone"`
+	// Event is for calls by name, whatever trigger makes them: other functions, the
+	// Lambda API, queues, schedules.
+	Event  *Event  `json:"event,omitempty" doc:"what an event must look like that comes by name and not by a route"`
+	Limits *Limits `json:"limits,omitempty"`
+	Budget []Grant `json:"budget,omitempty" doc:"what calls may use in a span of time; each limit holds alone"`
+}
+
+// AnyCaller in [Ingress.Callers] means everybody on whose behalf a listed
+// function calls, strangers included. It lets nobody call directly.
+const AnyCaller = "anyone"
+
+// RoleCaller begins an entry of [Ingress.Callers] that means who has a role.
+const RoleCaller = "role:"
+
+// Route is one way in over HTTP.
+type Route struct {
+	Method  string            `json:"method" doc:"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, or ANY"`
+	Path    string            `json:"path" doc:"begins with /; a segment {name} matches one segment, {name+} at the end matches the rest"`
+	Hosts   []string          `json:"hosts,omitempty" doc:"domains of the tenant that the route answers on; empty means the node's own names; sorted, each once"`
+	Access  Access            `json:"access"`
+	Input   *Input            `json:"input,omitempty"`
+	Inspect *Inspection       `json:"inspect,omitempty"`
+	Limits  []Rate            `json:"limits,omitempty" doc:"of this route alone, beside those of the function"`
+	CORS    *CORS             `json:"cors,omitempty"`
+	Headers map[string]string `json:"headers,omitempty" doc:"of every answer, in place of Bawn's own security headers; an empty value leaves one out"`
+}
+
+// Access says who may use a route. At most one field is set. The zero value asks
+// for a credential of Bawn's, of whatever kind.
+type Access struct {
+	Public  *PublicAccess  `json:"public,omitempty"`
+	JWT     *JWTAccess     `json:"jwt,omitempty"`
+	MTLS    *MTLSAccess    `json:"mtls,omitempty"`
+	SigV4   bool           `json:"sigv4,omitempty" doc:"a request signed with a key of the tenant's"`
+	Webhook *WebhookAccess `json:"webhook,omitempty"`
+}
+
+// PublicAccess opens a route to everybody until a day; control A11. After Until
+// the route asks for a credential again.
+type PublicAccess struct {
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until" doc:"the end of this day in UTC closes the route"`
+}
+
+// Open reports whether the route still is public at now.
+func (p *PublicAccess) Open(now time.Time) bool { return p != nil && now.Before(p.Until) }
+
+// JWTAccess lets in who shows a token of an issuer that is no issuer of Bawn's own
+// users: the function's customers.
+type JWTAccess struct {
+	Issuer   string              `json:"issuer" doc:"the https URL in iss; its keys are found by OpenID discovery"`
+	Audience string              `json:"audience" doc:"must be in aud"`
+	Claims   map[string][]string `json:"claims,omitempty" doc:"each claim must have, or hold, one of the values"`
+}
+
+// MTLSAccess lets in who shows a certificate of an authority.
+type MTLSAccess struct {
+	CA       string   `json:"ca,omitempty" doc:"PEM of the authorities; empty means the tenant's own configured issuers of certificates"`
+	Subjects []string `json:"subjects,omitempty" doc:"SAN values (DNS names, URIs) of which one must be in it; empty means any; sorted, each once"`
+}
+
+// WebhookAccess lets in who signs the request's body with a shared secret.
+type WebhookAccess struct {
+	Kind      string        `json:"kind" doc:"github, stripe or hmac"`
+	Secret    string        `json:"secret" doc:"name of the secret; each of its live versions is good"`
+	Header    string        `json:"header,omitempty" doc:"of kind hmac: where the signature stands"`
+	Prefix    string        `json:"prefix,omitempty" doc:"of kind hmac: text before the signature, such as sha256="`
+	Encoding  string        `json:"encoding,omitempty" doc:"of kind hmac: hex or base64"`
+	Timestamp string        `json:"timestamp,omitempty" doc:"of kind hmac: the header of Unix seconds that are signed with the body as TIMESTAMP.BODY"`
+	ID        string        `json:"id,omitempty" doc:"the header of a delivery's id, which is accepted once"`
+	Window    time.Duration `json:"window,omitempty" doc:"nanoseconds that a timestamp may be off; within it each signature is accepted once"`
+}
+
+// Event says what an event by name must look like.
+type Event struct {
+	Input   *Input      `json:"input,omitempty"`
+	Inspect *Inspection `json:"inspect,omitempty"`
+}
+
+// Input says what the function takes: control D1. Exactly one of None, Schema and
+// Any says it of the body or the event; the other fields are of requests over HTTP.
+type Input struct {
+	None   bool    `json:"none,omitempty" doc:"nothing but the method and the path"`
+	Schema string  `json:"schema,omitempty" doc:"JSON Schema of the body, or of an event by name, as text; $schema tells draft 7 from 2020-12"`
+	Any    *Waiver `json:"any,omitempty" doc:"everything is taken until a day, with a reason"`
+
+	Query  string `json:"query,omitempty" doc:"JSON Schema of an object of the query's parameters"`
+	Path   string `json:"path,omitempty" doc:"JSON Schema of an object of the path's parameters"`
+	Header string `json:"header,omitempty" doc:"JSON Schema of an object of the headers, in lower case"`
+}
+
+// Waiver says why a rule does not hold until a day.
+type Waiver struct {
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until" doc:"the end of this day in UTC ends the waiver"`
+}
+
+// Open reports whether the waiver still holds at now.
+func (w *Waiver) Open(now time.Time) bool { return w != nil && now.Before(w.Until) }
+
+// Inspection says how a request's or an event's text is searched for attacks:
+// control D4.
+type Inspection struct {
+	Mode    string `json:"mode" doc:"off, detect or block"`
+	Level   int    `json:"level,omitempty" doc:"paranoia level of the OWASP Core Rule Set, 1 to 4"`
+	Exclude []int  `json:"exclude,omitempty" doc:"ids of rules that are left out; sorted, each once"`
+}
+
+// Limits hold calls of the function to a rate and a number: controls H1 and H2.
+type Limits struct {
+	Rates       []Rate `json:"rates,omitempty"`
+	Concurrency int    `json:"concurrency,omitempty" doc:"calls at one time; 0 means as many as interior.concurrency"`
+}
+
+// Rate is how many calls in a span of time.
+type Rate struct {
+	Calls int           `json:"calls"`
+	Per   time.Duration `json:"per" doc:"nanoseconds: a second, a minute, an hour or a day"`
+	Burst int           `json:"burst,omitempty" doc:"calls at once; 0 means as many as come in a second, and at least one"`
+	By    string        `json:"by,omitempty" doc:"caller or address: each has the rate for itself; empty means all together"`
+}
+
+// RateStatus is what a caller may know of the limit that is nearest to its end.
+type RateStatus struct {
+	Name      string        // such as "caller"
+	Limit     int           // calls
+	Window    time.Duration // in this span
+	Remaining int           // calls that would be let in now
+	Reset     time.Duration // until all of Limit would be, or a refused call would be let in
+}
+
+// Grant is how much of one thing calls may use in a span of time: controls H3 and
+// H4.
+type Grant struct {
+	Of     string `json:"of,omitempty" doc:"caller: each caller has it for itself; anonymous: all callers without a credential together; empty: all calls together"`
+	Meter  string `json:"meter" doc:"calls, cpu, memory, egress or money"`
+	Amount int64  `json:"amount" doc:"calls; CPU nanoseconds; byte-seconds of memory; bytes; millionths of the currency's unit"`
+	Per    string `json:"per" doc:"hour, day or month, in UTC"`
+}
+
+// The things that a [Grant] measures.
+const (
+	MeterCalls  = "calls"
+	MeterCPU    = "cpu"
+	MeterMemory = "memory"
+	MeterEgress = "egress"
+	MeterMoney  = "money"
+)
+
+// CORS says which pages of other origins may call a route from a browser.
+type CORS struct {
+	Origins     []string      `json:"origins" doc:"such as https://shop.example.com, or * alone; sorted, each once"`
+	Headers     []string      `json:"headers,omitempty" doc:"of requests; sorted, each once"`
+	Expose      []string      `json:"expose,omitempty" doc:"headers of answers that the page may read; sorted, each once"`
+	Credentials bool          `json:"credentials,omitempty" doc:"whether cookies and authorization may come along; not with *"`
+	MaxAge      time.Duration `json:"maxAge,omitempty" doc:"nanoseconds that a browser may keep the answer to its question"`
+}
