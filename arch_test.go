@@ -66,7 +66,7 @@ cmd/bawn: internal/cli
 cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/filter internal/sandbox/linux/wire
 cmd/bawn-wasm:
 
-bench: . client internal/policy
+bench: . client internal/node internal/policy
 examples:
 examples/orders:
 examples/redact:

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 )
@@ -40,6 +41,12 @@ func newTarget(base, path, caPEM, key string, status int) (*target, error) {
 		addr: u.Host, bytes: []byte(req + "\r\n"), status: status,
 		tls: &tls.Config{RootCAs: pool, ServerName: u.Hostname(), MinVersion: tls.VersionTLS13},
 	}, nil
+}
+
+// post has the target send a JSON body.
+func (t *target) post(body []byte) {
+	head := strings.Replace(strings.TrimSuffix(string(t.bytes), "\r\n"), "GET ", "POST ", 1)
+	t.bytes = fmt.Appendf(nil, "%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", head, len(body), body)
 }
 
 // A conn is one connection that is kept alive.

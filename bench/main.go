@@ -121,6 +121,7 @@ func (b *bench) measurements() []struct {
 		{"never", b.never},
 		{"warm", b.warm},
 		{"refused", b.refused},
+		{"wall", b.wall},
 		{"policy", b.policies},
 		{"egress", b.egress},
 		{"rest", b.rest},

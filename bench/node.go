@@ -101,6 +101,7 @@ type function struct {
 	reuse   any
 	files   map[string]string // nil means the hello
 	egress  any
+	ingress any // nil means GET /NAME with a key
 }
 
 // code returns the files of a hello-world handler.
@@ -146,6 +147,9 @@ func (n *node) deploy(f function) error {
 		"runtime": f.runtime, "handler": "index.handler", "owner": "bench",
 		"ingress":  map[string]any{"http": []any{map[string]any{"method": "GET", "path": "/" + f.name}}},
 		"interior": map[string]any{"reuse": f.reuse, "concurrency": 64},
+	}
+	if f.ingress != nil {
+		spec["ingress"] = f.ingress
 	}
 	if f.egress != nil { // which takes its time, and all of the machine as its baseline does
 		spec["egress"], spec["interior"] = f.egress, map[string]any{"reuse": f.reuse, "timeout": "60s", "cpu": runtime.NumCPU(), "memory": "512MiB"}

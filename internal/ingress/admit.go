@@ -34,6 +34,10 @@ type Config struct {
 	// only. nil: no tenant is suspended.
 	Suspended func(tenant string) bool
 
+	// Timed hears how long each check took that let a call pass, for measurements.
+	// It must not block.
+	Timed func(check string, took time.Duration)
+
 	Now func() time.Time // the clock; time.Now
 	// Runtimes hears how many live functions each runtime has, whenever one
 	// comes into use or goes out of it. The pool keeps warm sandboxes by it. It
@@ -192,11 +196,18 @@ var checks = [checkCount]check{
 // c.Principal, and for a call by route c.Target and c.Route.
 func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 	a := &Admission{gate: g}
+	var began time.Time
 	for i := range checks {
+		if g.cfg.Timed != nil {
+			began = time.Now()
+		}
 		if err := checks[i].run(g, ctx, c, a); err != nil {
 			g.counts[i].Add(1)
 			a.release(bawn.Usage{})
 			return nil, err
+		}
+		if g.cfg.Timed != nil {
+			g.cfg.Timed(checks[i].name, time.Since(began))
 		}
 	}
 	g.counts[checkCount].Add(1)

@@ -49,6 +49,10 @@ type Config struct {
 	// Labels say where the node is, KEY=VALUE each. They are told, and place nothing.
 	Labels []string
 
+	// Timed hears how long each check of the gate took that let a call pass, for
+	// measurements; nil costs nothing. It must not block.
+	Timed func(check string, took time.Duration)
+
 	// RootKey has wrapped the root secret; nil: it lies in the data directory as it is.
 	RootKey secret.RootKey
 
