@@ -68,6 +68,15 @@ exports.where = async () => [process.cwd(), process.argv.length];
 exports.context = async (event, c) => ({ ...c, getRemainingTimeInMillis: c.getRemainingTimeInMillis() });
 exports.client = async (event, c) => c.clientContext;
 exports.trace = async () => process.env._X_AMZN_TRACE_ID;
+exports.traceEverywhere = async () => {
+  process.env.N = 1;
+  const all = { ...process.env };
+  const { env } = await import('node:process');
+  const seen = [all._X_AMZN_TRACE_ID, Object.keys(process.env).includes('_X_AMZN_TRACE_ID'), '_X_AMZN_TRACE_ID' in process.env, env._X_AMZN_TRACE_ID, process.env.N];
+  process.env._X_AMZN_TRACE_ID = 2;
+  seen.push(process.env._X_AMZN_TRACE_ID, delete process.env._X_AMZN_TRACE_ID, '_X_AMZN_TRACE_ID' in process.env);
+  return seen;
+};
 exports.big = async (n) => 'x'.repeat(n);
 exports.bigWide = async (n) => 'é'.repeat(n);
 exports.lines = async () => {
@@ -192,6 +201,14 @@ func TestNodeHandler(t *testing.T) {
 				if err != nil || string(res.Payload) != want {
 					t.Errorf("_X_AMZN_TRACE_ID is %s, want %s, %v", res.Payload, want, err)
 				}
+			}
+		})
+		t.Run("the trace is in the environment as JavaScript sees it", func(t *testing.T) {
+			p := start("app.js", nodeApp)
+			mustLoad(t, p, testIdentity(r, "app.traceEverywhere"))
+			res, err := p.invoke(t.Context(), &bawn.Call{ID: "1", Event: []byte("{}"), TraceID: "Root=1-5"}, time.Now().Add(10*time.Second))
+			if want := `["Root=1-5",true,true,"Root=1-5","1","2",true,false]`; err != nil || string(res.Payload) != want {
+				t.Errorf("got %s, want %s, %v", res.Payload, want, err)
 			}
 		})
 		t.Run("size", func(t *testing.T) {

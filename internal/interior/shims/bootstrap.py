@@ -377,10 +377,12 @@ class Runtime:
         trace = head.get("trace")
         if trace != self.trace:
             self.trace = trace
+            # Past putenv: the C library never frees a value that its environment has
+            # had, and each call has another one.
             if trace:
-                os.environ["_X_AMZN_TRACE_ID"] = trace
+                os.environ._data[b"_X_AMZN_TRACE_ID"] = trace.encode()
             else:
-                os.environ.pop("_X_AMZN_TRACE_ID", None)
+                os.environ._data.pop(b"_X_AMZN_TRACE_ID", None)
         try:
             context = LambdaContext(self.identity, head)
             try:
