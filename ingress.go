@@ -45,6 +45,66 @@ type Access struct {
 	Webhook *WebhookAccess `json:"webhook,omitempty"`
 }
 
+// The kinds of access that a route can ask for.
+const (
+	AccessKey     = "key"
+	AccessPublic  = "public"
+	AccessJWT     = "jwt"
+	AccessMTLS    = "mtls"
+	AccessSigV4   = "sigv4"
+	AccessWebhook = "webhook"
+)
+
+// Kind says which kind of access it is.
+func (a *Access) Kind() string {
+	switch {
+	case a.Public != nil:
+		return AccessPublic
+	case a.JWT != nil:
+		return AccessJWT
+	case a.MTLS != nil:
+		return AccessMTLS
+	case a.SigV4:
+		return AccessSigV4
+	case a.Webhook != nil:
+		return AccessWebhook
+	}
+	return AccessKey
+}
+
+// String says in a few words who gets in.
+func (a *Access) String() string {
+	switch p := a.Public; {
+	case p != nil:
+		return "public until " + p.Until.Add(-time.Nanosecond).UTC().Format(time.DateOnly)
+	case a.JWT != nil:
+		return "jwt of " + a.JWT.Issuer + " for " + a.JWT.Audience
+	case a.Webhook != nil:
+		return "webhook of kind " + a.Webhook.Kind + " signed with the secret " + a.Webhook.Secret
+	}
+	return a.Kind()
+}
+
+// Own reports whether the route says itself who gets in, in place of the roles
+// of Bawn's own users.
+func (a *Access) Own() bool { return a.JWT != nil || a.MTLS != nil || a.Webhook != nil }
+
+// Asks says what a caller has to show, and how. It tells a stranger nothing that
+// the route does not tell anyway.
+func (a *Access) Asks() (what, how string) {
+	switch a.Kind() {
+	case AccessJWT:
+		return "a token of the route's issuer is needed", "log in there, and send the token as Authorization: Bearer TOKEN"
+	case AccessMTLS:
+		return "a client certificate is needed", "present one of the route's authorities in the TLS handshake"
+	case AccessSigV4:
+		return "a signed request is needed", "sign it for the service lambda (AWS Signature Version 4) with a key that bawn key create --aws made"
+	case AccessWebhook:
+		return "a signed webhook is needed", "sign the body with the secret that both sides have"
+	}
+	return "a credential is needed", "send an API key: Authorization: Bearer bawn_…"
+}
+
 // PublicAccess opens a route to everybody until a day; control A11. After Until
 // the route asks for a credential again.
 type PublicAccess struct {

@@ -27,6 +27,10 @@ type Principal struct {
 	Revision uint64 `json:"-"`
 	// Issuer is the name of that issuer.
 	Issuer string `json:"-"`
+	// Access is the kind of access that what was shown meets: [AccessSigV4] of a
+	// signed request, and [AccessJWT], [AccessMTLS] or [AccessWebhook] of who was let
+	// in by what the route itself says. Empty for any other.
+	Access string `json:"-"`
 }
 
 // The kinds of principal.

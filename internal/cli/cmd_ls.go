@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
 )
 
@@ -38,9 +39,9 @@ func newList(a *app) *cobra.Command {
 			for _, f := range list {
 				var routes []string
 				for _, r := range f.Live.Perimeter.Ingress.HTTP {
-					who := "key"
-					if r.Access.Public.Open(a.Now()) {
-						who = "public"
+					who := r.Access.Kind()
+					if r.Access.Public != nil && !r.Access.Public.Open(a.Now()) {
+						who = bawn.AccessKey
 					}
 					routes = append(routes, fmt.Sprintf("%s %s (%s)", r.Method, r.Path, who))
 				}

@@ -196,7 +196,7 @@ func shortDigest(d string) string {
 func accessText(acc bawn.Access, now time.Time) string {
 	switch p := acc.Public; {
 	case p == nil:
-		return "key"
+		return acc.String()
 	case p.Open(now):
 		return fmt.Sprintf("public until %s: %s", p.Until.UTC().Add(-time.Second).Format(time.DateOnly), p.Reason)
 	default:

@@ -144,28 +144,9 @@ func accessOf(all map[string]*bawn.Route, key string) string {
 	return ""
 }
 
-func accessText(r *bawn.Route) string {
-	if p := r.Access.Public; p != nil {
-		return fmt.Sprintf("public until %s: %s", lastDay(p), p.Reason)
-	}
-	return "key"
-}
-
 // lastDay is the day as the manifest says it: the last one that is open.
 func lastDay(p *bawn.PublicAccess) string {
 	return p.Until.Add(-time.Nanosecond).UTC().Format(time.DateOnly)
-}
-
-// covered reports whether one of the old routes let through whatever r lets
-// through.
-func covered(r *bawn.Route, old []bawn.Route) bool {
-	return slices.ContainsFunc(old, func(o bawn.Route) bool {
-		if o.Method != r.Method && o.Method != "ANY" || manifest.PathShape(o.Path) != manifest.PathShape(r.Path) {
-			return false
-		}
-		a, b := o.Access.Public, r.Access.Public
-		return b == nil || a != nil && !b.Until.After(a.Until)
-	})
 }
 
 func reuseText(r bawn.Reuse) string {

@@ -141,7 +141,7 @@ func (c *Control) rewritten(p bawn.Principal, name, text string, installation bo
 
 // Question asks ahead of time whether somebody may do something.
 type Question struct {
-	Principal string `json:"principal" maxLength:"256" doc:"key:NAME or key:ID, role:NAME, function:NAME, or anonymous"`
+	Principal string `json:"principal" maxLength:"256" doc:"key:NAME or key:ID, sigv4:NAME for a request signed with it, role:NAME, function:NAME, or anonymous"`
 	Action    string `json:"action" maxLength:"32" doc:"invoke, call, deploy, ..."`
 	Resource  string `json:"resource" maxLength:"1024" doc:"a function, METHOD /path, host:NAME or host:NAME:PORT, secret:, topic: or database: and a name, installation, or - for the tenant itself"`
 	OnBehalf  string `json:"onBehalf,omitempty" maxLength:"256" doc:"of a function that calls another: who began it; itself if empty"`
@@ -268,12 +268,16 @@ func (c *Control) named(tenant, s string) (bawn.Principal, *bawn.Version, error)
 	switch kind {
 	case bawn.PrincipalAnonymous:
 		return bawn.Anonymous(), nil, nil
-	case bawn.PrincipalKey:
+	case bawn.PrincipalKey, bawn.AccessSigV4:
 		for _, k := range c.cfg.Keys.List(tenant) {
 			if k.ID != name && k.Name != name || !k.ExpiresAt.IsZero() && !c.cfg.Now().Before(k.ExpiresAt) {
 				continue
 			}
-			return bawn.Principal{Kind: kind, ID: k.ID, Name: k.Name, Tenant: tenant, Roles: []bawn.Role{k.Role}, Functions: k.Functions}, nil, nil
+			who := bawn.Principal{Kind: bawn.PrincipalKey, ID: k.ID, Name: k.Name, Tenant: tenant, Roles: []bawn.Role{k.Role}, Functions: k.Functions}
+			if kind == bawn.AccessSigV4 {
+				who.Access = kind
+			}
+			return who, nil, nil
 		}
 		return bawn.Principal{}, nil, bawn.Errorf(bawn.CodeNotFound, "control.policy", "there is no key %.80q that is good", name).WithFix("bawn key ls lists the keys")
 	case "role":
@@ -289,7 +293,7 @@ func (c *Control) named(tenant, s string) (bawn.Principal, *bawn.Version, error)
 		return bawn.Principal{Kind: kind, ID: v.Function + "@" + strconv.Itoa(v.Number), Name: v.Function, Tenant: tenant}, v, nil
 	}
 	return bawn.Principal{}, nil, invalid("%.80q is no principal", s).
-		WithFix("write key:NAME, role:NAME, function:NAME or anonymous; whoever an issuer vouches for has roles: ask for those")
+		WithFix("write key:NAME, sigv4:NAME for a request signed with it, role:NAME, function:NAME or anonymous; whoever an issuer vouches for has roles: ask for those")
 }
 
 // version returns the version that NAME or NAME@QUALIFIER means.

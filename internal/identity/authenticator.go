@@ -213,7 +213,9 @@ func (a *Authenticator) Current(p bawn.Principal) (bawn.Principal, bool) {
 	}
 	switch p.Kind {
 	case bawn.PrincipalKey:
-		return a.cfg.Keys.current(p)
+		now, ok := a.cfg.Keys.current(p)
+		now.Access = p.Access
+		return now, ok
 	case bawn.PrincipalFunction, bawn.PrincipalNode, bawn.PrincipalAnonymous:
 		return p, true
 	case bawn.PrincipalUser, bawn.PrincipalCert:

@@ -178,7 +178,9 @@ func (a *Authenticator) authenticateSigned(ctx context.Context, r *bawn.Signed) 
 	if err := a.replay.accept(ctx, s.key, s.sum, at); err != nil {
 		return bawn.Principal{}, err
 	}
-	return key.principal(), nil
+	p := key.principal()
+	p.Access = bawn.AccessSigV4
+	return p, nil
 }
 
 // sign returns the signature that r should have, as AWS's own code makes it.

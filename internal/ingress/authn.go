@@ -73,10 +73,14 @@ func (g *Gate) Ours(authorization string) (bearer string, signed bool) {
 }
 
 // unauthenticated says why an anonymous caller is refused.
-func (a *Admission) unauthenticated() error {
+func (a *Admission) unauthenticated(r *bawn.Route) error {
 	if a.refusal != nil {
 		return a.refusal
 	}
-	return bawn.Errorf(bawn.CodeUnauthenticated, "admit", "a credential is needed").
-		WithFix("send an API key: Authorization: Bearer bawn_…")
+	access := bawn.Access{}
+	if r != nil {
+		access = r.Access
+	}
+	what, how := access.Asks()
+	return bawn.Errorf(bawn.CodeUnauthenticated, "admit", "%s", what).WithFix("%s", how)
 }

@@ -16,7 +16,7 @@ func (g *Gate) checkKnown(ctx context.Context, c *bawn.Call, a *Admission) error
 	case a.Version != nil:
 		return nil
 	case c.Principal.Kind == anonymous:
-		return a.unauthenticated()
+		return a.unauthenticated(c.Route)
 	case c.Caller != nil:
 		d, err := g.authorize(ctx, c, c.Target, nil, nil)
 		if err != nil {
@@ -67,7 +67,7 @@ func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) e
 	case c.Caller != nil && (c.Caller.Tenant != a.Version.Tenant || !slices.Contains(c.Caller.Perimeter.Egress.Functions, a.Version.Function)):
 		return unknown(d)
 	case c.Principal.Kind == anonymous:
-		return a.unauthenticated()
+		return a.unauthenticated(c.Route)
 	case c.Principal.Tenant != a.Version.Tenant, foreign(c):
 		return notFound() // what others have is not this caller's to know
 	}

@@ -57,10 +57,7 @@ func Compile(name string, f Function) (bawn.Version, error) {
 	// process for want of memory.
 	v.Perimeter.Interior.Tmp = or(int64(in.Tmp), min(bawn.DefaultTmp, v.Perimeter.Interior.Memory/2))
 	for _, r := range f.Ingress.HTTP {
-		route := bawn.Route{Method: r.Method, Path: r.Path}
-		if p := r.Access.Public; p != nil {
-			route.Access.Public = &bawn.PublicAccess{Reason: p.Reason, Until: p.Until.End()}
-		}
+		route := bawn.Route{Method: r.Method, Path: r.Path, Access: r.Access.compile()}
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
 	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))

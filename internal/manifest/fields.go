@@ -290,7 +290,7 @@ func ingressFields() object[Ingress] {
 		fields: []field[Route]{
 			is("method", "an HTTP method, or ANY for all of them", oneOf("method", Methods()), func(r *Route) *string { return &r.Method }).must(),
 			is("path", "begins with /; {name} matches one segment, a last {name+} the rest", routePath(), func(r *Route) *string { return &r.Path }).must(),
-			is("access", "key: the caller presents an API key, also when left out; or public", access(), func(r *Route) *Access { return &r.Access }),
+			is("access", "what a caller shows: key, also when left out, for an API key; sigv4 for a request signed with one; or public", access(), func(r *Route) *Access { return &r.Access }),
 		},
 	}
 	return object[Ingress]{
@@ -607,31 +607,6 @@ func orWord[V any](word, want string, o object[V]) value[V] {
 			d.report(n, at, fmt.Sprintf("%s must be %s, not %s", o.doc, want, kindName(n)), suggestion)
 			return v, false
 		}}
-}
-
-func access() value[Access] {
-	public := object[Public]{doc: "public access", fields: []field[Public]{
-		is("reason", "why everybody may call it", text("reason", 1, maxReason), func(p *Public) *string { return &p.Reason }).must(),
-		is("until", "the last day, in UTC, on which everybody may", date("until"), func(p *Public) *Date { return &p.Until }).must(),
-	}}
-	o := object[Access]{doc: "access", fields: []field[Access]{
-		{name: "public", doc: "open to everybody until a day, for a reason", required: true, schema: public.schema(), read: func(d *decoder, n *yaml.Node, at string, a *Access) {
-			var p Public
-			if public.read(d, n, at, &p) {
-				a.Public = &p
-			}
-		}},
-	}}
-	v := orWord("key", "key or public: {reason: …, until: YEAR-MONTH-DAY}", o)
-	read := v.read
-	v.read = func(d *decoder, n *yaml.Node, at string) (Access, bool) {
-		if n.Kind == yaml.ScalarNode && n.Value == "public" {
-			d.report(n, at, "public access needs a reason and an end", "{public: {reason: why everybody may call it, until: YEAR-MONTH-DAY}}")
-			return Access{}, false
-		}
-		return read(d, n, at)
-	}
-	return v
 }
 
 func reuse() value[Reuse] {

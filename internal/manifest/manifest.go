@@ -71,25 +71,6 @@ type Route struct {
 	Access Access `json:"access,omitzero"`
 }
 
-// Access is "key", also when nothing is written, or {public: {reason, until}}.
-type Access struct {
-	Public *Public
-}
-
-// MarshalJSON writes "key" or the public form.
-func (a Access) MarshalJSON() ([]byte, error) {
-	if a.Public == nil {
-		return []byte(`"key"`), nil
-	}
-	return json.Marshal(map[string]*Public{"public": a.Public})
-}
-
-// Public opens a route to everybody until the end of a day in UTC.
-type Public struct {
-	Reason string `json:"reason,omitempty"`
-	Until  Date   `json:"until,omitzero"`
-}
-
 // Interior says what the sandbox gives the function.
 type Interior struct {
 	Memory      Size     `json:"memory,omitzero"`

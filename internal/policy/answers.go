@@ -22,12 +22,12 @@ type askedKey struct {
 	action              types.String
 	rules               asked
 
-	public, direct                bool
-	trigger, routeMethod, routeAt string
+	public, direct                        bool
+	trigger, routeMethod, routeAt, access string
 }
 
 // keyed is the attributes that are in an [askedKey].
-const keyed = needPublic | needDirect | needTrigger | needRoute
+const keyed = needPublic | needDirect | needTrigger | needRoute | needAccess
 
 // key returns what the answer of rules that look at needs depends on. It reports
 // false if there is more to it, such as the time.
@@ -46,6 +46,9 @@ func (q *question) key(rules asked, needs attributes) (k askedKey, ok bool) {
 	}
 	if needs&needRoute != 0 && q.req.Route != nil {
 		k.routeMethod, k.routeAt = q.req.Route.Method, q.req.Route.Path
+	}
+	if needs&needAccess != 0 {
+		k.access = q.access()
 	}
 	return k, true
 }

@@ -54,7 +54,21 @@ func lines(v *bawn.Version) []line {
 				fmt.Sprintf("\nwhen { %s && context.public && context.now < datetime(%s) }", here, quoted(p.Until.UTC().Format("2006-01-02T15:04:05.000Z"))))
 			continue
 		}
-		add(at, route, "forbid", "principal is Bawn::Anonymous", "invoke", me, fmt.Sprintf("\nwhen { %s }", here))
+		kind := r.Access.Kind()
+		if kind == bawn.AccessKey {
+			add(at, route, "forbid", "principal is Bawn::Anonymous", "invoke", me, fmt.Sprintf("\nwhen { %s }", here))
+			continue
+		}
+		// Who does not show what the route asks for is let in by no role. Beside that,
+		// callers may name some, but not instead of a signature.
+		beside := ""
+		if r.Access.Own() {
+			add(at+"."+kind, route, "permit", "principal", "invoke", me, fmt.Sprintf("\nwhen { %s && context.access == %s }", here, quoted(kind)))
+			if roles := rolesOf(v.Perimeter.Ingress.Callers); roles != "" {
+				beside = "\nunless { principal in " + roles + " }"
+			}
+		}
+		add(at, route, "forbid", "principal", "invoke", me, fmt.Sprintf("\nwhen { %s && context.access != %s }%s", here, quoted(kind), beside))
 	}
 	for _, c := range v.Perimeter.Ingress.Callers {
 		field := "ingress.callers[" + c + "]"
@@ -75,6 +89,20 @@ func lines(v *bawn.Version) []line {
 		add(field, "", "permit", "principal == "+string(me.MarshalCedar()), action, resource, rest)
 	})
 	return all
+}
+
+// rolesOf is the roles among callers as a Cedar set, or "".
+func rolesOf(callers []string) string {
+	var all []string
+	for _, c := range callers {
+		if role, ok := strings.CutPrefix(c, bawn.RoleCaller); ok {
+			all = append(all, string(roleUID(bawn.Role(role)).MarshalCedar()))
+		}
+	}
+	if len(all) == 0 {
+		return ""
+	}
+	return "[" + strings.Join(all, ", ") + "]"
 }
 
 // quoted is s as a Cedar string.

@@ -201,7 +201,7 @@ func (q *question) context(needs attributes) types.Record {
 	case needs == needPublic:
 		return q.e.notPublic
 	}
-	m := make(types.RecordMap, 15)
+	m := make(types.RecordMap, 16)
 	if needs&needNow != 0 {
 		m["now"] = types.NewDatetime(q.now)
 	}
@@ -267,7 +267,18 @@ func (q *question) context(needs attributes) types.Record {
 	if needs&needPath != 0 && q.req.Object.Path != "" {
 		m["path"] = types.String(q.req.Object.Path)
 	}
+	if needs&needAccess != 0 {
+		m["access"] = types.String(q.access())
+	}
 	return types.NewRecord(m)
+}
+
+// access is which kind of access the principal has met itself.
+func (q *question) access() string {
+	if q.direct {
+		return q.req.Principal.Access
+	}
+	return ""
 }
 
 // routeText is a route as rules name it.

@@ -86,7 +86,7 @@ func (e *Engine) forbidden(q *question, ids []string) (reason, fix string) {
 		return "the node's own state is for the tenant " + bawn.DefaultTenant, "ask an operator"
 	}
 	if strings.Contains(id, ":ingress.http[") {
-		return e.noCredential(q)
+		return e.unmet(q)
 	}
 	return "the rule " + id + " forbids it", "bawn explain tells what it says"
 }
@@ -96,6 +96,27 @@ func (e *Engine) noCredential(q *question) (reason, fix string) {
 		return "the route was public until " + p.Until.UTC().Format(time.DateOnly) + " and needs a credential now", credentialFix
 	}
 	return "a credential is needed", credentialFix
+}
+
+// unmet says what a route asks for that the caller has not shown.
+func (e *Engine) unmet(q *question) (reason, fix string) {
+	req := q.req
+	if req.Route == nil {
+		return e.noCredential(q)
+	}
+	what, how := req.Route.Access.Asks()
+	switch {
+	case req.Route.Access.Kind() == bawn.AccessKey || req.Public != nil:
+		return e.noCredential(q)
+	case req.Principal.Kind == bawn.PrincipalAnonymous:
+		return what, how
+	}
+	reason = what + ", which " + req.Principal.String() + " has not shown"
+	if req.Route.Access.Own() && len(req.Principal.Roles) > 0 {
+		how += ", or in bawn.yaml under functions." + req.Resource.Function + ".ingress.callers add: - " +
+			bawn.RoleCaller + string(req.Principal.Roles[0]) + ", and deploy " + req.Resource.Function
+	}
+	return reason, how
 }
 
 // missing says what is not there that would permit it.

@@ -193,6 +193,7 @@ const (
 	needOnBehalfRoles
 	needMethod
 	needPath
+	needAccess
 
 	needAll = 1<<iota - 1
 )
@@ -229,6 +230,8 @@ func attributeOf(name string) attributes {
 		return needMethod
 	case "path":
 		return needPath
+	case "access":
+		return needAccess
 	}
 	return needAll
 }

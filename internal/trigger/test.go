@@ -86,6 +86,9 @@ func pretend(c *bawn.Call, as string, v *bawn.Version) {
 		c.Origin, c.Chain, c.Hops, c.Caller = key(bawn.RoleInvoker), []bawn.Ref{caller.Ref()}, 1, caller
 	default:
 		c.Principal = key(bawn.RoleInvoker)
+		if as == bawn.AccessSigV4 {
+			c.Principal.Access = as
+		}
 	}
 }
 

@@ -1,0 +1,43 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+
+	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/manifest"
+)
+
+// accessText says who may use a route, as a change shows it.
+func accessText(r *bawn.Route) string {
+	if p := r.Access.Public; p != nil {
+		return fmt.Sprintf("public until %s: %s", lastDay(p), p.Reason)
+	}
+	return r.Access.String()
+}
+
+// covered reports whether one of the old routes let through whatever r lets
+// through.
+func covered(r *bawn.Route, old []bawn.Route) bool {
+	return slices.ContainsFunc(old, func(o bawn.Route) bool {
+		if o.Method != r.Method && o.Method != "ANY" || manifest.PathShape(o.Path) != manifest.PathShape(r.Path) {
+			return false
+		}
+		return admits(&o.Access, &r.Access)
+	})
+}
+
+// admits reports whether a lets in everybody whom b lets in. What cannot be
+// compared is another door: whoever gets in by it did not before.
+func admits(a, b *bawn.Access) bool {
+	was, is := a.Kind(), b.Kind()
+	switch is {
+	case bawn.AccessKey: // what a public route becomes by itself
+		return was == bawn.AccessKey || was == bawn.AccessPublic
+	case bawn.AccessPublic:
+		return was == bawn.AccessPublic && !b.Public.Until.After(a.Public.Until)
+	case bawn.AccessSigV4: // it is signed with a key
+		return was == bawn.AccessKey || was == bawn.AccessPublic || was == bawn.AccessSigV4
+	}
+	return false
+}
