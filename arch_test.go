@@ -28,6 +28,7 @@ client: .
 internal/manifest: .
 internal/backup: .
 internal/sandbox: .
+internal/schema: .
 internal/store: .
 
 internal/host: .
@@ -94,7 +95,7 @@ github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
 golang.org/x/net/: internal/egress internal/manifest
-github.com/santhosh-tekuri/jsonschema/: internal/egress internal/manifest
+github.com/santhosh-tekuri/jsonschema/: internal/egress internal/manifest internal/schema
 github.com/prometheus/: internal/node
 github.com/coreos/go-oidc/: internal/identity
 github.com/go-jose/: internal/identity
