@@ -25,7 +25,7 @@ const module = "bawn.dev/bawn"
 const rule = `
 .:
 client: .
-internal/manifest: .
+internal/manifest: . internal/schema
 internal/backup: .
 internal/sandbox: .
 internal/schema: .
@@ -48,7 +48,7 @@ internal/secret: . internal/policy internal/store
 
 internal/ingress: . internal/identity internal/policy internal/store
 internal/interior: . internal/sandbox internal/secret
-internal/egress: . internal/policy internal/sandbox internal/secret
+internal/egress: . internal/policy internal/sandbox internal/schema internal/secret
 internal/deploy: . internal/store
 
 internal/invoke: . internal/egress internal/evidence internal/ingress internal/interior
@@ -95,7 +95,7 @@ github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
 go.yaml.in/yaml/: internal/manifest
 golang.org/x/net/: internal/egress internal/manifest
-github.com/santhosh-tekuri/jsonschema/: internal/egress internal/manifest internal/schema
+github.com/santhosh-tekuri/jsonschema/: internal/schema
 github.com/prometheus/: internal/node
 github.com/coreos/go-oidc/: internal/identity
 github.com/go-jose/: internal/identity
@@ -122,6 +122,7 @@ github.com/jackc/pgx/: internal/egress
 gvisor.dev/: internal/sandbox/
 github.com/moby/: internal/sandbox/ cmd/bawn-sandbox
 go.yaml.in/yaml/: internal/manifest
+github.com/santhosh-tekuri/jsonschema/: internal/manifest
 github.com/nats-io/: internal/store
 github.com/tetratelabs/wazero: cmd/bawn-wasm
 github.com/danielgtaylor/huma/: internal/api

@@ -8,36 +8,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
-	"regexp/syntax"
 	"strings"
-	"sync"
-	"unicode/utf8"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/schema"
 	"bawn.dev/bawn/internal/secret"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // Bounds of what is looked at on the way out.
 const (
-	maxSchemas     = 512 // compiled ones kept
 	maxAnswerDepth = 128 // of JSON that is held against a schema
-	maxNumber      = 64  // bytes of a number in it
-	maxExponent    = 400 // of such a number, either way
-	maxFields      = 8   // of an answer that a refusal names
-	maxField       = 200 // bytes of such a name
 	maxHead        = 128 << 10
-
-	maxValues      = 250_000 // in an answer that is held against a schema
-	maxTold        = 2000    // values of one of which is said what does not fit
-	schemaSteps    = 20_000  // visits of a schema for any answer, and
-	stepsPerValue  = 8       // as many more for each value in it
-	schemaText     = 4 << 20 // bytes of text times what a pattern of the schema has, and
-	textPerByte    = 64      // as much more for each byte of the answer
-	maxPattern     = 5000    // instructions that a regular expression comes to
-	regexInstances = 1000    // what a byte of a value of the format regex costs
-	maxIdleSchemas = 4       // of one text
 )
 
 // preludeEnd stands between the head and the body of a [bawn.PreludeType] answer.
@@ -70,8 +51,7 @@ func refuse(control, reason string, fields ...string) error {
 type Releaser struct {
 	redactor func(*bawn.Version) *secret.Redactor
 
-	mu      sync.RWMutex
-	schemas map[string][]*checker // that are idle, by their text
+	schemas schema.Cache
 }
 
 // NewReleaser returns a releaser. redactor returns what takes the values of a
@@ -81,7 +61,7 @@ func NewReleaser(redactor func(*bawn.Version) *secret.Redactor) *Releaser {
 	if redactor == nil {
 		redactor = func(*bawn.Version) *secret.Redactor { return nil }
 	}
-	return &Releaser{redactor: redactor, schemas: map[string][]*checker{}}
+	return &Releaser{redactor: redactor}
 }
 
 // Release looks at an answer of v, and changes it to what may leave. An error is a
@@ -315,325 +295,28 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// validate holds body against a schema. How much work that is, is bounded: a schema
-// can ask for exponentially much, and nothing else ends it.
-func (o *Releaser) validate(text string, body []byte) (err error) {
-	values, reason := checkJSON(body)
-	if reason != "" {
-		return refuse("D2", reason)
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+// validate holds body against a schema.
+func (o *Releaser) validate(text string, body []byte) error {
+	d, err := schema.Parse(body, maxAnswerDepth)
 	if err != nil {
-		return refuse("D2", "the answer is not JSON, and egress.response.schema says what JSON it is")
+		return refuse("D2", "the answer "+err.Error())
 	}
-	c, err := o.schema(text)
+	s, err := o.schemas.Get(text)
 	if err != nil {
-		return err
+		return refuse("D2", "egress.response.schema cannot be used: deploy the function again")
 	}
-	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case errTooMuch:
-			err = refuse("D2", "to hold the answer against egress.response.schema takes too much work: a simpler schema, without alternatives within alternatives, or a smaller answer")
-		default: // in a library, on what a function made: not the node's end
-			err = refuse("D2", "the answer cannot be held against egress.response.schema")
-		}
-		o.idle(text, c)
-	}()
-	c.steps, c.text = schemaSteps+stepsPerValue*int64(values), schemaText+textPerByte*int64(len(body))
-	if c.misfits.Validate(doc) != nil {
+	var misfit *schema.ValidationError
+	if !errors.As(s.Validate(d), &misfit) {
 		return nil
 	}
-	var invalid *jsonschema.ValidationError
+	if misfit.Work {
+		return refuse("D2", "to hold the answer against egress.response.schema takes too much work: a simpler schema, without alternatives within alternatives, or a smaller answer")
+	}
 	var fields []string
-	if values <= maxTold && errors.As(c.schema.Validate(doc), &invalid) {
-		fields = places(nil, invalid)
+	for _, m := range misfit.Misfits {
+		fields = append(fields, m.String())
 	}
 	return refuse("D2", "the answer does not fit egress.response.schema", fields...)
-}
-
-// places lists where an answer does not fit, innermost first.
-func places(dst []string, e *jsonschema.ValidationError) []string {
-	for _, cause := range e.Causes {
-		dst = places(dst, cause)
-	}
-	if len(e.Causes) > 0 || len(dst) >= maxFields {
-		return dst
-	}
-	var b strings.Builder
-	for _, name := range e.InstanceLocation {
-		b.WriteString("/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
-	}
-	place := b.String()
-	if len(place) > maxField {
-		place = strings.ToValidUTF8(place[:maxField], "") + "..."
-	}
-	if place == "" {
-		place = "the whole"
-	}
-	return append(dst, fmt.Sprintf("%q (%s)", place, strings.Join(e.ErrorKind.KeywordPath(), "/")))
-}
-
-// schema returns the compiled schema of a text, which was checked at deploy, for the
-// caller alone.
-func (o *Releaser) schema(text string) (*checker, error) {
-	o.mu.Lock()
-	if idle := o.schemas[text]; len(idle) > 0 {
-		c := idle[len(idle)-1]
-		o.schemas[text] = idle[:len(idle)-1]
-		o.mu.Unlock()
-		return c, nil
-	}
-	o.mu.Unlock()
-	c, err := compileSchema(text)
-	if err != nil {
-		return nil, refuse("D2", "egress.response.schema cannot be used: deploy the function again")
-	}
-	return c, nil
-}
-
-// idle keeps c for the next answer.
-func (o *Releaser) idle(text string, c *checker) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.schemas[text] == nil && len(o.schemas) >= maxSchemas {
-		clear(o.schemas)
-	}
-	if len(o.schemas[text]) < maxIdleSchemas {
-		o.schemas[text] = append(o.schemas[text], c)
-	}
-}
-
-// A checker is a compiled schema that panics with errTooMuch when its work is used
-// up. It is for one answer at a time.
-type checker struct {
-	schema, misfits *jsonschema.Schema // misfits fits what does not fit, and remembers no reasons
-	steps, text     int64              // that are left
-}
-
-var errTooMuch = errors.New("too much work")
-
-func (c *checker) work(steps, text int64) {
-	c.steps -= steps
-	if c.text -= text; c.steps < 0 || c.text < 0 {
-		panic(errTooMuch)
-	}
-}
-
-func compileSchema(text string) (_ *checker, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("it cannot be compiled: %v", p)
-		}
-	}()
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-	if err != nil {
-		return nil, err
-	}
-	k := &checker{}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(nil) // a schema reads no file and no host
-	c.DefaultDraft(jsonschema.Draft2020)
-	c.AssertFormat()
-	c.UseRegexpEngine(func(expr string) (jsonschema.Regexp, error) { return newCountedPattern(k, expr) })
-	const name, not = "bawn:response", "bawn:misfits"
-	if err := c.AddResource(name, doc); err != nil {
-		return nil, err
-	}
-	if err := c.AddResource(not, map[string]any{"not": map[string]any{"$ref": name}}); err != nil {
-		return nil, err
-	}
-	if k.schema, err = c.Compile(name); err != nil {
-		return nil, err
-	}
-	if k.misfits, err = c.Compile(not); err != nil {
-		return nil, err
-	}
-	return k, k.watch(k.schema, map[*jsonschema.Schema]bool{})
-}
-
-// A countedPattern is a regular expression that counts its work.
-type countedPattern struct {
-	*regexp.Regexp
-	c    *checker
-	cost int64
-}
-
-func newCountedPattern(c *checker, expr string) (jsonschema.Regexp, error) {
-	re, err := regexp.Compile(expr)
-	if err != nil {
-		return nil, err
-	}
-	tree, err := syntax.Parse(expr, syntax.Perl)
-	if err != nil {
-		return nil, err
-	}
-	prog, err := syntax.Compile(tree.Simplify())
-	if err != nil {
-		return nil, err
-	}
-	if len(prog.Inst) > maxPattern {
-		return nil, errors.New("the regular expression is too large")
-	}
-	return &countedPattern{re, c, int64(len(prog.Inst))}, nil
-}
-
-// MatchString matches.
-func (p *countedPattern) MatchString(s string) bool {
-	p.c.work(0, p.cost*int64(len(s)))
-	return p.Regexp.MatchString(s)
-}
-
-// watch has every visit of s and of what it leads to counted: formats are what is
-// looked at first, and can be had from outside of the library.
-func (c *checker) watch(s *jsonschema.Schema, seen map[*jsonschema.Schema]bool) error {
-	if s == nil || seen[s] || strings.HasPrefix(s.Location, "http://json-schema.org/") || strings.HasPrefix(s.Location, "https://json-schema.org/") {
-		return nil
-	}
-	seen[s] = true
-	if s.DynamicRef != nil || s.RecursiveRef != nil {
-		return errors.New("$dynamicRef and $recursiveRef cannot be followed beforehand")
-	}
-	var below []*jsonschema.Schema
-	add := func(v any) {
-		switch v := v.(type) {
-		case *jsonschema.Schema:
-			if v != nil {
-				below = append(below, v)
-			}
-		case []*jsonschema.Schema:
-			below = append(below, v...)
-		}
-	}
-	// What is visited at the same value, whether or not it fails at once.
-	for _, v := range []any{s.Ref, s.Not, s.AllOf, s.AnyOf, s.OneOf, s.If, s.Then, s.Else, s.ContentSchema} {
-		add(v)
-	}
-	for _, v := range s.Dependencies {
-		add(v)
-	}
-	for _, v := range s.DependentSchemas {
-		add(v)
-	}
-	here := int64(1 + len(below))
-	for _, v := range []any{s.PropertyNames, s.AdditionalProperties, s.UnevaluatedProperties, s.Contains, s.Items, s.AdditionalItems, s.PrefixItems, s.Items2020, s.UnevaluatedItems} {
-		add(v)
-	}
-	for _, v := range s.Properties {
-		add(v)
-	}
-	for _, v := range s.PatternProperties {
-		add(v)
-	}
-	each := int64(1 + len(s.PatternProperties)) // of what is in the value
-	was := s.Format
-	name := ""
-	if was != nil {
-		name = was.Name
-	}
-	s.Format = &jsonschema.Format{Name: name, Validate: func(v any) error {
-		steps, text := here, int64(0)
-		switch v := v.(type) {
-		case map[string]any:
-			steps += each * int64(len(v))
-		case []any:
-			steps += int64(len(v))
-		case string:
-			if name == "regex" {
-				text = regexInstances * int64(len(v))
-			}
-		}
-		c.work(steps, text)
-		if was == nil {
-			return nil
-		}
-		return was.Validate(v)
-	}}
-	for _, b := range below {
-		if err := c.watch(b, seen); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkJSON says what is wrong with JSON that two readers might understand in two
-// ways, or that would cost too much to read; "" if nothing is. It returns how many
-// values there are.
-func checkJSON(data []byte) (values int, wrong string) {
-	if !utf8.Valid(data) {
-		return 0, "the answer is not UTF-8"
-	}
-	type level struct {
-		names map[string]struct{} // nil in an array
-		key   bool                // whether a name comes next
-	}
-	var levels []level
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	for {
-		token, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			return values, ""
-		}
-		if err != nil {
-			return 0, "the answer is not JSON"
-		}
-		var top *level
-		if len(levels) > 0 {
-			top = &levels[len(levels)-1]
-		}
-		if delim, ok := token.(json.Delim); ok && (delim == '}' || delim == ']') {
-			levels = levels[:len(levels)-1]
-			continue
-		}
-		if top != nil && top.key {
-			name := token.(string)
-			if _, twice := top.names[name]; twice {
-				return 0, "an object of the answer has one name twice"
-			}
-			top.names[name], top.key = struct{}{}, false
-			continue
-		}
-		if top != nil && top.names != nil {
-			top.key = true // after this value
-		}
-		if values++; values > maxValues {
-			return 0, fmt.Sprintf("the answer has more than %d values, too many to be held against egress.response.schema", maxValues)
-		}
-		switch t := token.(type) {
-		case json.Delim:
-			if len(levels) == maxAnswerDepth {
-				return 0, fmt.Sprintf("the answer is deeper than %d levels", maxAnswerDepth)
-			}
-			if t == '{' {
-				levels = append(levels, level{names: map[string]struct{}{}, key: true})
-			} else {
-				levels = append(levels, level{})
-			}
-		case json.Number:
-			if len(t) > maxNumber || exponent(string(t)) > maxExponent {
-				return 0, "a number of the answer is too long or too large"
-			}
-		}
-	}
-}
-
-// exponent returns the size of a number's exponent.
-func exponent(n string) int {
-	i := strings.IndexAny(n, "eE")
-	if i < 0 {
-		return 0
-	}
-	digits := strings.TrimLeft(strings.TrimLeft(n[i+1:], "+-"), "0")
-	if len(digits) > 4 {
-		return maxExponent + 1
-	}
-	v := 0
-	for _, c := range digits {
-		v = 10*v + int(c-'0')
-	}
-	return v
 }
 
 // releasing is a streamed answer on its way out.

@@ -13,6 +13,7 @@ import (
 	"testing/iotest"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/schema"
 	"bawn.dev/bawn/internal/secret"
 	"pgregory.net/rapid"
 )
@@ -75,15 +76,15 @@ func TestD2Schema(t *testing.T) {
 }
 
 func TestD2SchemaOfDraft7(t *testing.T) {
-	const schema = `{"$schema":"http://json-schema.org/draft-07/schema#","definitions":{"n":{"type":"number"}},"items":[{"$ref":"#/definitions/n"}]}`
-	if _, refusal := release(t, &bawn.Response{Schema: schema}, &bawn.Result{Payload: []byte(`[1]`)}); refusal != nil {
+	const tuple = `{"$schema":"http://json-schema.org/draft-07/schema#","definitions":{"n":{"type":"number"}},"items":[{"$ref":"#/definitions/n"}]}`
+	if _, refusal := release(t, &bawn.Response{Schema: tuple}, &bawn.Result{Payload: []byte(`[1]`)}); refusal != nil {
 		t.Error(refusal)
 	}
-	if _, refusal := release(t, &bawn.Response{Schema: schema}, &bawn.Result{Payload: []byte(`["x"]`)}); refusal == nil {
+	if _, refusal := release(t, &bawn.Response{Schema: tuple}, &bawn.Result{Payload: []byte(`["x"]`)}); refusal == nil {
 		t.Error("a string is a number")
 	}
 	for _, text := range []string{`{"$ref":"file:///etc/passwd"}`, `{"$ref":"https://example.com/s.json"}`, `{"type":7}`, `{`} {
-		if _, err := compileSchema(text); err == nil {
+		if _, err := schema.Compile(text); err == nil {
 			t.Errorf("%s is a schema", text)
 		}
 	}
@@ -308,8 +309,8 @@ func TestD2SchemaWork(t *testing.T) {
 		"by patterns":          {`{"patternProperties":{"a":{"$ref":"#"},"a$":{"$ref":"#"}}}`, deep},
 		"a dynamic reference":  {`{"$dynamicAnchor":"x","properties":{"a":{"allOf":[{"$dynamicRef":"#x"},{"$dynamicRef":"#x"}]}}}`, deep},
 		"a regular expression": {`{"pattern":"(x+x+)+` + strings.Repeat("[xy]{100}", 40) + `y"}`, `"` + strings.Repeat("x", 1<<20) + `"`},
-		"many values":          {`{"items":{"type":"string"}}`, "[" + strings.Repeat("1,", maxValues) + "1]"},
-		"many errors":          {`{"items":{"type":"string"}}`, "[" + strings.Repeat("1,", maxTold) + "1]"},
+		"many values":          {`{"items":{"type":"string"}}`, "[" + strings.Repeat("1,", schema.MaxValues) + "1]"},
+		"many errors":          {`{"items":{"type":"string"}}`, "[" + strings.Repeat("1,", 2000) + "1]"},
 	} {
 		if _, refusal := release(t, &bawn.Response{Schema: tt.schema}, &bawn.Result{Payload: []byte(tt.in)}); refusal == nil || len(refusal.Fields) > 0 {
 			t.Errorf("%s: %v", name, refusal)

@@ -1,9 +1,7 @@
 package manifest
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -14,7 +12,7 @@ import (
 	"strings"
 
 	"bawn.dev/bawn"
-	"github.com/santhosh-tekuri/jsonschema/v6"
+	"bawn.dev/bawn/internal/schema"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
@@ -144,9 +142,6 @@ const (
 	maxHeaders    = 64
 	minBytes      = 1
 	minTime       = Duration(100 * 1000 * 1000) // 100 ms
-
-	maxSchemaNumber = 64  // bytes of a number in a schema
-	maxSchemaPower  = 400 // of its exponent, either way
 
 	labelsDoc = "of the data, such as pii; a guardrail can keep labelled data from going where no such label is"
 )
@@ -821,69 +816,11 @@ func writtenSchema(d *decoder, n *yaml.Node, at string) (ResponseSchema, bool) {
 	if !ok {
 		return ResponseSchema{}, false
 	}
-	if err := CheckSchema(string(raw)); err != nil {
+	if _, err := schema.Compile(string(raw)); err != nil {
 		d.report(n, at, err.Error(), "")
 		return ResponseSchema{}, false
 	}
 	return ResponseSchema{Text: string(raw)}, true
-}
-
-// noLoader refuses whatever a schema refers to outside of itself.
-type noLoader struct{}
-
-func (noLoader) Load(url string) (any, error) {
-	return nil, fmt.Errorf("it refers to %s, and may refer only to itself", quote(url))
-}
-
-// CheckSchema reports whether text is a JSON Schema that refers to nothing outside
-// of itself. What no dialect is named in is 2020-12.
-func CheckSchema(text string) error {
-	if len(text) > bawn.MaxSchemaBytes {
-		return fmt.Errorf("the schema has %d bytes, at most %d are allowed", len(text), bawn.MaxSchemaBytes)
-	}
-	if err := checkNumbers(text); err != nil {
-		return err
-	}
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
-	if err != nil {
-		return fmt.Errorf("the schema is not JSON: %s", oneLine(err.Error()))
-	}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(noLoader{})
-	const url = "bawn:schema"
-	if err := c.AddResource(url, doc); err != nil {
-		return fmt.Errorf("this is no JSON Schema: %s", oneLine(err.Error()))
-	}
-	_, err = c.Compile(url)
-	if err == nil {
-		return nil
-	}
-	text = err.Error()
-	var refers *jsonschema.LoadURLError
-	if errors.As(err, &refers) {
-		text = refers.Err.Error()
-	} else if i := strings.LastIndex(text, "- at "); i >= 0 { // the innermost place says it
-		text = text[i+2:]
-	}
-	return fmt.Errorf("this is no JSON Schema: %s", oneLine(text))
-}
-
-// checkNumbers refuses numbers that take much room once they are read.
-func checkNumbers(text string) error {
-	d := json.NewDecoder(strings.NewReader(text))
-	d.UseNumber()
-	for {
-		token, err := d.Token()
-		if err != nil { // the end, or what is said of it later
-			return nil
-		}
-		if n, ok := token.(json.Number); ok {
-			_, power, _ := strings.Cut(strings.ToLower(string(n)), "e")
-			if p, err := strconv.Atoi(cmp.Or(power, "0")); len(n) > maxSchemaNumber || err != nil || max(p, -p) > maxSchemaPower {
-				return fmt.Errorf("the schema has a number that is too long or too large")
-			}
-		}
-	}
 }
 
 func oneLine(s string) string {

@@ -9,11 +9,11 @@ import (
 //go:generate go test -run ^TestSchemaIsCurrent$ -update .
 
 //go:embed schema.json
-var schema []byte
+var published []byte
 
 // Schema returns the JSON Schema (2020-12) of bawn.yaml, for editors. It
 // describes what can be said in a schema; [Parse] checks more.
-func Schema() []byte { return bytes.Clone(schema) }
+func Schema() []byte { return bytes.Clone(published) }
 
 // generateSchema writes the schema that follows from the tables of fields.
 func generateSchema() ([]byte, error) {
