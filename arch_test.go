@@ -46,7 +46,8 @@ internal/policy: . internal/evidence internal/store
 internal/identity: . internal/store
 internal/secret: . internal/policy internal/store
 
-internal/ingress: . internal/identity internal/policy internal/store
+internal/ingress: . internal/identity internal/ingress/waf internal/policy internal/schema internal/store
+internal/ingress/waf: .
 internal/interior: . internal/sandbox internal/secret
 internal/egress: . internal/policy internal/sandbox internal/schema internal/secret
 internal/deploy: . internal/store
@@ -97,6 +98,7 @@ go.yaml.in/yaml/: internal/manifest
 golang.org/x/net/: internal/egress internal/manifest
 github.com/santhosh-tekuri/jsonschema/: internal/schema
 github.com/prometheus/: internal/node
+github.com/corazawaf/: internal/ingress/waf
 github.com/coreos/go-oidc/: internal/identity
 github.com/go-jose/: internal/identity
 github.com/spiffe/: internal/identity

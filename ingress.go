@@ -176,6 +176,33 @@ type Inspection struct {
 	Exclude []int  `json:"exclude,omitempty" doc:"ids of rules that are left out; sorted, each once"`
 }
 
+// Modes of an [Inspection].
+const (
+	InspectOff    = "off"
+	InspectDetect = "detect" // records and lets through
+	InspectBlock  = "block"
+)
+
+// On reports whether anything is searched.
+func (i *Inspection) On() bool { return i != nil && i.Mode != InspectOff }
+
+// String says it in a few words, such as "block at level 1".
+func (i *Inspection) String() string {
+	if !i.On() {
+		return InspectOff
+	}
+	s := i.Mode + " at level " + itoa(i.Level)
+	for n, id := range i.Exclude {
+		if n == 0 {
+			s += " without "
+		} else {
+			s += ", "
+		}
+		s += itoa(id)
+	}
+	return s
+}
+
 // Limits hold calls of the function to a rate and a number: controls H1 and H2.
 type Limits struct {
 	Rates       []Rate `json:"rates,omitempty"`

@@ -149,6 +149,12 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Rete
 	}
 	for _, r := range p.Ingress.HTTP {
 		a.printf("  http      %-6s %s%s  %s\n", clean(r.Method), clean(c.Public()), clean(r.Path), clean(accessText(r.Access, a.Now())))
+		if r.Inspect != nil {
+			a.printf("              text searched for attacks: %s\n", clean(r.Inspect.String()))
+		}
+	}
+	if e := p.Ingress.Event; e != nil && e.Inspect != nil {
+		a.printf("  events    text searched for attacks: %s\n", clean(e.Inspect.String()))
 	}
 	in := p.Interior
 	reuse := "never"

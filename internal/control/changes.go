@@ -87,6 +87,8 @@ func diff(a, b *bawn.Version) []Change {
 		}
 	}
 
+	inspectChanges(old, b, add)
+
 	listed := func(field, meaning string, before, after []string) {
 		for _, s := range after {
 			if !slices.Contains(before, s) {

@@ -13,7 +13,9 @@ import (
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/ingress/waf"
 	"bawn.dev/bawn/internal/policy"
+	"bawn.dev/bawn/internal/schema"
 	"bawn.dev/bawn/internal/store"
 )
 
@@ -58,6 +60,8 @@ type Gate struct {
 	running  atomic.Int64
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
 	trials   trials
+	waf      *waf.Inspector
+	findings findings
 	macs     sync.Pool // of hash.Hash keyed with Config.Hops, since keying costs as much as one trace
 }
 
@@ -76,7 +80,8 @@ func Open(ctx context.Context, cfg Config) (*Gate, error) {
 	if cfg.Removed == nil {
 		cfg.Removed = func(string, string) {}
 	}
-	g := &Gate{cfg: cfg, index: newIndex(cfg.Runtimes, cfg.Removed)}
+	g := &Gate{cfg: cfg, index: newIndex(cfg.Runtimes, cfg.Removed), waf: waf.New()}
+	g.index.inspects = g.waf.Need
 	g.macs.New = func() any { return hmac.New(sha256.New, cfg.Hops) }
 	g.damaged = findDamage(cfg.Functions, cfg.Versions)
 	g.stop = g.index.follow(cfg.Functions, cfg.Versions)
@@ -84,7 +89,10 @@ func Open(ctx context.Context, cfg Config) (*Gate, error) {
 }
 
 // Close ends what Open began.
-func (g *Gate) Close() { g.stop() }
+func (g *Gate) Close() {
+	g.stop()
+	g.waf.Close()
+}
 
 // Drain refuses every call from now on with CodeUnavailable.
 func (g *Gate) Drain() { g.draining.Store(true) }
@@ -141,11 +149,12 @@ func (g *Gate) Match(method, rawPath string) (Match, error) {
 type Admission struct {
 	Version *bawn.Version
 
-	gate    *Gate
-	public  *bawn.PublicAccess // why everybody may; nil if not
-	refusal error              // why the credential was refused
-	settled bool
-	held    []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
+	gate     *Gate
+	public   *bawn.PublicAccess // why everybody may; nil if not
+	refusal  error              // why the credential was refused
+	document *schema.Document   // the body or the event as JSON, if a check has read it
+	settled  bool
+	held     []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
 }
 
 // Settle gives back what the call held. It is called once, when the call is

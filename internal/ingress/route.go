@@ -31,9 +31,13 @@ type Match struct {
 type index struct {
 	changed func(live map[bawn.Runtime]int) // a runtime came into use or went out of it; must not block
 	removed func(tenant, function string)   // a function is gone; must not block
+	// Whether any live version has its text inspected now. It must not block, nor ask
+	// the index; nil: nobody wants to know.
+	inspects func(bool)
 
 	mu        sync.RWMutex
 	live      map[bawn.Runtime]int // live versions of each runtime
+	inspected int                  // live versions that have text inspected
 	functions map[functionKey]*entry
 	versions  map[string]*bawn.Version // by the table's key
 	root      node
@@ -104,6 +108,9 @@ func (x *index) unlock(before int) {
 	if len(x.live) != before {
 		live = maps.Clone(x.live)
 	}
+	if x.inspects != nil {
+		x.inspects(x.inspected > 0)
+	}
 	x.mu.Unlock()
 	if live != nil {
 		x.changed(live)
@@ -146,6 +153,9 @@ func (x *index) link(e *entry) {
 		return
 	}
 	x.live[e.live.Runtime]++
+	if inspects(e.live) {
+		x.inspected++
+	}
 	for i := range e.live.Perimeter.Ingress.HTTP {
 		r := &e.live.Perimeter.Ingress.HTTP[i]
 		t := target{route: r, entry: e}
@@ -199,6 +209,9 @@ func (x *index) unlink(e *entry) {
 	}
 	if x.live[e.live.Runtime]--; x.live[e.live.Runtime] == 0 {
 		delete(x.live, e.live.Runtime)
+	}
+	if inspects(e.live) {
+		x.inspected--
 	}
 	if len(e.live.Perimeter.Ingress.HTTP) > 0 {
 		x.root.prune(e)

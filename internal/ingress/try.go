@@ -52,6 +52,9 @@ func (g *Gate) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*Trial, 
 	if d := g.cfg.Policy.Ask(req); !d.Allow {
 		return nil, bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
 	}
+	if err := g.tryInspect(ctx, v, c); err != nil {
+		return nil, err
+	}
 	t := &Trial{gate: g, version: v, id: c.ID, as: c.From(), chain: c.Chain}
 	g.trials.mu.Lock()
 	defer g.trials.mu.Unlock()

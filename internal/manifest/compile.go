@@ -58,7 +58,11 @@ func Compile(name string, f Function) (bawn.Version, error) {
 	v.Perimeter.Interior.Tmp = or(int64(in.Tmp), min(bawn.DefaultTmp, v.Perimeter.Interior.Memory/2))
 	for _, r := range f.Ingress.HTTP {
 		route := bawn.Route{Method: r.Method, Path: r.Path, Access: r.Access.compile()}
+		route.Inspect = r.inspection()
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
+	}
+	if in := f.Ingress.Event.Inspect; in != nil {
+		v.Perimeter.Ingress.Event = &bawn.Event{Inspect: in.compile()}
 	}
 	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))
 	if v.Perimeter.Egress, err = f.Egress.compile(); err != nil {

@@ -291,6 +291,7 @@ func ingressFields() object[Ingress] {
 			is("method", "an HTTP method, or ANY for all of them", oneOf("method", Methods()), func(r *Route) *string { return &r.Method }).must(),
 			is("path", "begins with /; {name} matches one segment, a last {name+} the rest", routePath(), func(r *Route) *string { return &r.Path }).must(),
 			is("access", "what a caller shows: key, also when left out, for an API key; sigv4 for a request signed with one; or public", access(), func(r *Route) *Access { return &r.Access }),
+			is("inspect", "how text is searched for attacks: off, detect, block, or {mode, level, exclude}; block where a public route takes text, else off", inspection(), func(r *Route) **Inspection { return &r.Inspect }),
 		},
 	}
 	return object[Ingress]{
@@ -299,6 +300,7 @@ func ingressFields() object[Ingress] {
 			is("http", "the routes over HTTP", listOf("http", maxRoutes, route.value()), func(i *Ingress) *[]Route { return &i.HTTP }),
 			is("callers", "who may call beside the routes' own access: functions of the same tenant, which must name this one in egress.functions; role:NAME for who has a role; anyone for everybody on whose behalf one of those functions calls",
 				listOf("callers", maxCallers, caller()), func(i *Ingress) *[]string { return &i.Callers }),
+			into("event", "what is looked at of calls by name, whatever makes them", eventFields(), func(i *Ingress) *Event { return &i.Event }),
 		},
 		rules: func(i *Ingress, has func(string) bool, say func(string, error)) {
 			seen := map[string]bool{}

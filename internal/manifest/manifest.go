@@ -62,6 +62,7 @@ func (f *Function) UnmarshalJSON(data []byte) error {
 type Ingress struct {
 	HTTP    []Route  `json:"http,omitempty"`
 	Callers []string `json:"callers,omitempty"` // functions, role:NAME, anyone
+	Event   Event    `json:"event,omitzero"`
 }
 
 // Route is one way in over HTTP.
@@ -69,6 +70,13 @@ type Route struct {
 	Method string `json:"method,omitempty"`
 	Path   string `json:"path,omitempty"`
 	Access Access `json:"access,omitzero"`
+
+	Inspect *Inspection `json:"inspect,omitempty"` // nil takes the default, which depends on who may call
+}
+
+// Event says what of calls by name is looked at.
+type Event struct {
+	Inspect *Inspection `json:"inspect,omitempty"`
 }
 
 // Interior says what the sandbox gives the function.

@@ -96,7 +96,7 @@ func TestExampleCompiles(t *testing.T) {
 		Function: "hello", Runtime: bawn.Python311, Handler: "app.handler", Owner: "web-team",
 		Perimeter: bawn.Perimeter{
 			Ingress: bawn.Ingress{HTTP: []bawn.Route{{Method: "GET", Path: "/hello", Access: bawn.Access{Public: &bawn.PublicAccess{
-				Reason: "landing page", Until: time.Date(2027, 7, 1, 0, 0, 0, 0, time.UTC)}}}}},
+				Reason: "landing page", Until: time.Date(2027, 7, 1, 0, 0, 0, 0, time.UTC)}}, Inspect: &bawn.Inspection{Mode: "block", Level: 1}}}},
 			Interior: bawn.Interior{Memory: 256 << 20, CPU: 1, Timeout: 10 * time.Second, Tmp: 64 << 20, PIDs: 64, Concurrency: 50},
 			Evidence: bawn.Evidence{LogRetention: 7 * 24 * time.Hour},
 		},

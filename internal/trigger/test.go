@@ -3,6 +3,7 @@ package trigger
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,6 +130,7 @@ func testEvent(inv *invoke.Invoker, c *bawn.Call, t *bawn.Test, v *bawn.Version)
 		http: r, id: c.ID, trace: c.TraceID, source: c.Source, rawPath: rawPath, query: query, route: m.Route, params: m.Params,
 		account: defaultAccount, api: v.Function, at: c.At,
 	})
+	c.Request = &bawn.Request{Method: method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header, Params: m.Params, Proto: r.Proto}
 	if len(t.Event) == 0 {
 		return nil
 	}
@@ -153,8 +155,32 @@ func testEvent(inv *invoke.Invoker, c *bawn.Call, t *bawn.Test, v *bawn.Version)
 		given["headers"] = lower
 	}
 	merge(made, given)
+	fillRequest(c.Request, made)
 	c.Event, err = json.Marshal(made)
 	return err
+}
+
+// fillRequest gives r what a test says of the headers and the body of a request, as
+// far as that is what they can be.
+func fillRequest(r *bawn.Request, event map[string]any) {
+	r.Header = http.Header{}
+	if headers, ok := event["headers"].(map[string]any); ok {
+		for name, value := range headers {
+			if s, ok := value.(string); ok {
+				r.Header[http.CanonicalHeaderKey(name)] = []string{s}
+			}
+		}
+	}
+	body, _ := event["body"].(string)
+	r.Body = []byte(body)
+	if encoded, _ := event["isBase64Encoded"].(bool); encoded {
+		if raw, err := base64.StdEncoding.DecodeString(body); err == nil {
+			r.Body = raw
+		}
+	}
+	if len(r.Body) > 0 {
+		r.Header["Content-Length"] = []string{strconv.Itoa(len(r.Body))}
+	}
 }
 
 func unmarshal(data []byte, v any) error {
