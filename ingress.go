@@ -213,13 +213,26 @@ type Limits struct {
 type Rate struct {
 	Calls int           `json:"calls"`
 	Per   time.Duration `json:"per" doc:"nanoseconds: a second, a minute, an hour or a day"`
-	Burst int           `json:"burst,omitempty" doc:"calls at once; 0 means as many as come in a second, and at least one"`
+	Burst int           `json:"burst,omitempty" doc:"calls at once, after a pause; 0 means all of calls"`
 	By    string        `json:"by,omitempty" doc:"caller or address: each has the rate for itself; empty means all together"`
 }
 
+// What a [Rate] tells apart with By.
+const (
+	ByCaller  = "caller"  // who calls; of those without a credential, their address
+	ByAddress = "address" // of version 6, its network of 64 bits
+)
+
+// Bounds of a [Rate].
+const (
+	MaxRateCalls = 1_000_000 // and of its burst
+	MaxRates     = 8         // of a function, and of each of its routes
+)
+
 // RateStatus is what a caller may know of the limit that is nearest to its end.
+// The zero value says that there is none.
 type RateStatus struct {
-	Name      string        // such as "caller"
+	Name      string        // function, route, caller, address, tenant or flood
 	Limit     int           // calls
 	Window    time.Duration // in this span
 	Remaining int           // calls that would be let in now

@@ -43,7 +43,7 @@ type Call struct {
 
 	Tail bool // whether the end of its log is wanted with the answer
 
-	Rate *RateStatus // set by the gate: of the limit nearest to its end; nil if there is none
+	Rate RateStatus // set by the gate: of the limit nearest to its end
 }
 
 // Request is what came over HTTP, for the checks that look at its parts. Nothing

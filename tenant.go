@@ -21,4 +21,5 @@ type Quota struct {
 	Instances int   `json:"instances,omitempty" doc:"sandboxes of all its functions at one time"`
 	Memory    int64 `json:"memory,omitempty" doc:"bytes: the memory limits of its sandboxes together"`
 	Packages  int64 `json:"packages,omitempty" doc:"bytes of packages, packed and unpacked"`
+	Rate      int   `json:"rate,omitempty" doc:"calls a second of all its functions"`
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -23,6 +25,7 @@ type Problem struct {
 	ID      string    `json:"id" doc:"of this request, also in the header X-Request-Id and in the node's log"`
 
 	status int
+	after  time.Duration // when it is worth to try again; 0: in a second
 }
 
 // Error makes Problem an error, as huma wants it.
@@ -41,7 +44,7 @@ func (p *Problem) GetHeaders() http.Header {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="bawn"`)
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", strconv.FormatInt(max(1, int64((p.after+time.Second-1)/time.Second)), 10))
 	}
 	return h
 }
@@ -60,7 +63,7 @@ func (a *api) problem(ctx context.Context, err error) *Problem {
 	case errors.As(err, &tooLarge):
 		p.Code, p.Message, p.Fix = bawn.CodeTooLarge, "the body is too large", "docs/limits.md lists every limit"
 	case errors.As(err, &be):
-		p.Code, p.Message, p.Fix = be.Code, be.Message, be.Fix
+		p.Code, p.Message, p.Fix, p.after = be.Code, be.Message, be.Fix, be.RetryAfter
 	case ctx.Err() != nil:
 		p.Code, p.Message, p.Fix = bawn.CodeUnavailable, "the request ended before it was answered", ""
 	}

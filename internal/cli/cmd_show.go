@@ -152,9 +152,15 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Rete
 		if r.Inspect != nil {
 			a.printf("              text searched for attacks: %s\n", clean(r.Inspect.String()))
 		}
+		if len(r.Limits) > 0 {
+			a.printf("              at most %s\n", clean(manifest.RatesText(r.Limits)))
+		}
 	}
 	if e := p.Ingress.Event; e != nil && e.Inspect != nil {
 		a.printf("  events    text searched for attacks: %s\n", clean(e.Inspect.String()))
+	}
+	if text := manifest.LimitsText(p.Ingress.Limits); text != "" {
+		a.printf("  limits    %s\n", clean(text))
 	}
 	in := p.Interior
 	reuse := "never"

@@ -41,6 +41,7 @@ func quotaFlags(f *pflag.FlagSet, q *bawn.Quota) {
 	f.IntVar(&q.Instances, "instances", 0, "sandboxes of all its functions at one time (0: no bound of its own)")
 	f.Var((*sizeFlag)(&q.Memory), "memory", "the memory limits of its sandboxes together, such as 4GiB (0: no bound of its own)")
 	f.Var((*sizeFlag)(&q.Packages), "packages", "packages, packed and unpacked, such as 10GiB (0: no bound of its own)")
+	f.IntVar(&q.Rate, "rate", 0, "calls a second of all its functions (0: no bound of its own)")
 }
 
 type sizeFlag int64
@@ -162,6 +163,9 @@ func quotaText(q bawn.Quota) string {
 	if q.Packages > 0 {
 		parts = append(parts, manifest.Size(q.Packages).String()+" packages")
 	}
+	if q.Rate > 0 {
+		parts = append(parts, strconv.Itoa(q.Rate)+" calls/s")
+	}
 	if len(parts) == 0 {
 		return "the node's defaults"
 	}
@@ -218,7 +222,7 @@ func newTenantQuota(a *app) *cobra.Command {
 		Short: "Bound what a tenant may have",
 		Long: `Sets the whole quota of a tenant: what no flag names takes the node's default. What the
 tenant has beyond it stays; it gets no more.`,
-		Example: `  bawn tenant quota acme --functions 50 --instances 20 --memory 4GiB
+		Example: `  bawn tenant quota acme --functions 50 --instances 20 --memory 4GiB --rate 500
   bawn tenant quota acme`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeTenants,

@@ -14,12 +14,13 @@ import (
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/client"
 	"bawn.dev/bawn/internal/host"
+	"bawn.dev/bawn/internal/manifest"
 	"bawn.dev/bawn/internal/node"
 )
 
 func newUp(a *app) *cobra.Command {
 	var cfg node.Config
-	var logFormat, logLevel, user, rootKey string
+	var logFormat, logLevel, user, rootKey, addressRate string
 	c := &cobra.Command{
 		Use:     "up",
 		GroupID: groupNode,
@@ -95,6 +96,9 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 			if cfg.RootKey, err = a.rootKey(rootKey); err != nil {
 				return err
 			}
+			if cfg.AddressRate, cfg.AddressRateAtHome, err = addressLimit(addressRate); err != nil {
+				return err
+			}
 			cfg.Version = Version()
 			if cfg.User, err = serverUser(user); err != nil {
 				return err
@@ -110,6 +114,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.IntVar(&cfg.Warm, "warm", 0, "warm sandboxes to keep for each runtime in use: more for bursts, fewer for memory (0: 4; -1: none)")
 	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
 	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
+	f.StringVar(&addressRate, "address-rate", "", "how often one address may call, whatever it calls, such as 500/s or 500/s burst 1000; off: as often as it likes (default "+manifest.Rate(node.DefaultAddressRate()).String()+", but for loopback addresses)")
 	f.StringArrayVar(&cfg.Witnesses, "witness", nil, "who cosigns the audit log, as URL=KEY of a bawn witness (more than once)")
 	f.StringArrayVar(&cfg.EgressAllow, "egress-allow", nil, "an address that functions may reach although it is not of the public internet: ADDR or CIDR, with or without :PORT (more than once)")
 	f.StringArrayVar(&cfg.EgressResolve, "egress-resolve", nil, "at which address a name is, for functions and in the place of DNS: NAME=ADDR (more than once)")
@@ -122,6 +127,25 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringVar(&logFormat, "log-format", "text", "how to log to standard error: text or json")
 	f.StringVar(&logLevel, "log-level", "info", "what to log: debug, info, warn or error (at a terminal: warn)")
 	return c
+}
+
+// addressLimit reads --address-rate. One that was asked for holds the host's own
+// loopback addresses, too.
+func addressLimit(text string) (r bawn.Rate, home bool, err error) {
+	switch text {
+	case "":
+		return node.DefaultAddressRate(), false, nil
+	case "off":
+		return bawn.Rate{}, false, nil
+	}
+	m, err := manifest.ParseRate(text)
+	if err == nil && m.By != "" {
+		err = fmt.Errorf("it is per address: leave out per %s", m.By)
+	}
+	if err != nil {
+		return bawn.Rate{}, false, usagef("--address-rate: %v", err)
+	}
+	return bawn.Rate(m), true, nil
 }
 
 // serverUser returns whom the server is to become, or nil if it stays who it is.

@@ -102,6 +102,7 @@ func diff(a, b *bawn.Version) []Change {
 		}
 	}
 	listed("ingress.callers", "may call", old.Perimeter.Ingress.Callers, b.Perimeter.Ingress.Callers)
+	limitChanges(old, b, add)
 
 	p, q := &old.Perimeter.Interior, &b.Perimeter.Interior
 	add("interior.memory", manifest.Size(p.Memory).String(), manifest.Size(q.Memory).String(), q.Memory > p.Memory)

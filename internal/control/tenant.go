@@ -467,6 +467,7 @@ func checkQuota(q bawn.Quota) error {
 	}{
 		{"functions", int64(q.Functions), maxFunctions}, {"keys", int64(q.Keys), maxKeys}, {"instances", int64(q.Instances), 1 << 20},
 		{"memory", q.Memory, maxQuota}, {"packages", q.Packages, maxQuota},
+		{"rate", int64(q.Rate), bawn.MaxRateCalls},
 	} {
 		if f.n < 0 || f.n > f.most {
 			return bawn.Errorf(bawn.CodeInvalid, "control.quota", "the quota of %s is %d, want 0 to %d", f.name, f.n, f.most).WithFix("0 takes the node's default")
@@ -481,7 +482,7 @@ func quotaText(q bawn.Quota) string {
 	for _, f := range []struct {
 		name string
 		n    int64
-	}{{"functions", int64(q.Functions)}, {"keys", int64(q.Keys)}, {"instances", int64(q.Instances)}, {"memory", q.Memory}, {"packages", q.Packages}} {
+	}{{"functions", int64(q.Functions)}, {"keys", int64(q.Keys)}, {"instances", int64(q.Instances)}, {"memory", q.Memory}, {"packages", q.Packages}, {"rate", int64(q.Rate)}} {
 		if f.n > 0 {
 			parts = append(parts, f.name+" "+strconv.FormatInt(f.n, 10))
 		}

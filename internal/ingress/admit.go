@@ -32,6 +32,15 @@ type Config struct {
 	// Record keeps a refusal that asks no policy.
 	Record func(ctx context.Context, r bawn.Record) error
 
+	// AddressRate is what one address may call the node, whatever it calls: it is
+	// asked before anything is looked up. With no calls there is no such limit.
+	AddressRate bawn.Rate
+	// AddressRateAtHome holds the host's own loopback addresses to that rate, too.
+	AddressRateAtHome bool
+	// TenantRate returns how many calls a second the functions of a tenant may be
+	// called, 0 for any number. It reads memory only. nil: any number.
+	TenantRate func(tenant string) int
+
 	// Suspended reports whether nothing of a tenant may be called. It reads memory
 	// only. nil: no tenant is suspended.
 	Suspended func(tenant string) bool
@@ -62,6 +71,7 @@ type Gate struct {
 	trials   trials
 	waf      *waf.Inspector
 	findings findings
+	limits   limits
 	macs     sync.Pool // of hash.Hash keyed with Config.Hops, since keying costs as much as one trace
 }
 
@@ -74,13 +84,21 @@ func Open(ctx context.Context, cfg Config) (*Gate, error) {
 	if cfg.Suspended == nil {
 		cfg.Suspended = func(string) bool { return false }
 	}
+	if cfg.TenantRate == nil {
+		cfg.TenantRate = func(string) int { return 0 }
+	}
 	if cfg.Runtimes == nil {
 		cfg.Runtimes = func(map[bawn.Runtime]int) {}
 	}
 	if cfg.Removed == nil {
 		cfg.Removed = func(string, string) {}
 	}
-	g := &Gate{cfg: cfg, index: newIndex(cfg.Runtimes, cfg.Removed), waf: waf.New()}
+	g := &Gate{cfg: cfg, waf: waf.New()}
+	g.limits.open(&cfg)
+	g.index = newIndex(cfg.Runtimes, func(tenant, function string) {
+		g.limits.forget(tenant, function)
+		cfg.Removed(tenant, function)
+	})
 	g.index.inspects = g.waf.Need
 	g.macs.New = func() any { return hmac.New(sha256.New, cfg.Hops) }
 	g.damaged = findDamage(cfg.Functions, cfg.Versions)
@@ -176,6 +194,9 @@ func (a *Admission) release(u bawn.Usage) {
 }
 
 const checkCount = 13
+
+// floodCheck is where checkFlood stands among the checks; triggers ask before.
+const floodCheck = 2
 
 // A check says no by returning an error, or yes.
 type check struct {

@@ -30,6 +30,7 @@ type world struct {
 	now       time.Time
 	live      map[bawn.Runtime]int
 	removed   []string
+	edit      func(*bawn.Version) // changes what deploy stores; nil: nothing
 }
 
 func newWorld(t testing.TB) *world {
@@ -95,6 +96,9 @@ func (w *world) deploy(t testing.TB, tenant, name string, routes ...string) *baw
 			route.Access.Public = &bawn.PublicAccess{Reason: "test", Until: w.now.Add(24 * time.Hour)}
 		}
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
+	}
+	if w.edit != nil {
+		w.edit(&v)
 	}
 	_, err := w.versions.Create(ctx, fmt.Sprintf("%s.%d", key, v.Number), v)
 	check1(t, err)

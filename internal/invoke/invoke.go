@@ -70,6 +70,16 @@ func (i *Invoker) Match(method, rawPath string) (Match, error) {
 	return i.cfg.Gate.Match(method, rawPath)
 }
 
+// Flood holds the address that a request comes from to the node's rate; see
+// [ingress.Gate.Flood].
+func (i *Invoker) Flood(ctx context.Context, c *bawn.Call) error {
+	err := i.cfg.Gate.Flood(ctx, c)
+	if err != nil {
+		i.cfg.Observe(Observation{Call: c, Err: err})
+	}
+	return err
+}
+
 // Ours reads an Authorization header; see [ingress.Gate.Ours].
 func (i *Invoker) Ours(authorization string) (bearer string, signed bool) {
 	return i.cfg.Gate.Ours(authorization)
@@ -185,6 +195,10 @@ func (i *Invoker) explain(c *bawn.Call, err error) {
 // Looped reports whether err says that functions have called each other too
 // often.
 func Looped(err error) bool { return errors.Is(err, ingress.ErrLoop) }
+
+// Quiet reports whether err is one of so many of its kind that nobody needs to
+// write it down.
+func Quiet(err error) bool { return errors.Is(err, ingress.ErrQuiet) }
 
 // A story is one admitted call.
 type story struct {

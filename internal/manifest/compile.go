@@ -59,11 +59,13 @@ func Compile(name string, f Function) (bawn.Version, error) {
 	for _, r := range f.Ingress.HTTP {
 		route := bawn.Route{Method: r.Method, Path: r.Path, Access: r.Access.compile()}
 		route.Inspect = r.inspection()
+		route.Limits = r.Limits.Rate.compile()
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
 	if in := f.Ingress.Event.Inspect; in != nil {
 		v.Perimeter.Ingress.Event = &bawn.Event{Inspect: in.compile()}
 	}
+	v.Perimeter.Ingress.Limits = f.Ingress.Limits.compile()
 	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))
 	if v.Perimeter.Egress, err = f.Egress.compile(); err != nil {
 		return bawn.Version{}, err

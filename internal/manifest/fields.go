@@ -261,6 +261,9 @@ func functionFields() object[Function] {
 			if err := checkHandler(f.Runtime, f.Handler); err != nil {
 				say("handler", err)
 			}
+			if most, n := or(f.Interior.Concurrency, bawn.DefaultConcurrency), f.Ingress.Limits.Concurrency; n > most {
+				say("ingress", &wrong{fmt.Sprintf("limits.concurrency %d is more than interior.concurrency %d, and no more than that run at one time", n, most), ""})
+			}
 		},
 		strayed: func(name string) error {
 			if name == "tests" {
@@ -292,6 +295,7 @@ func ingressFields() object[Ingress] {
 			is("path", "begins with /; {name} matches one segment, a last {name+} the rest", routePath(), func(r *Route) *string { return &r.Path }).must(),
 			is("access", "what a caller shows: key, also when left out, for an API key; sigv4 for a request signed with one; or public", access(), func(r *Route) *Access { return &r.Access }),
 			is("inspect", "how text is searched for attacks: off, detect, block, or {mode, level, exclude}; block where a public route takes text, else off", inspection(), func(r *Route) **Inspection { return &r.Inspect }),
+			into("limits", "how often this route may be called, beside the function's own limits", routeLimitsFields(), func(r *Route) *Limits { return &r.Limits }),
 		},
 	}
 	return object[Ingress]{
@@ -301,6 +305,7 @@ func ingressFields() object[Ingress] {
 			is("callers", "who may call beside the routes' own access: functions of the same tenant, which must name this one in egress.functions; role:NAME for who has a role; anyone for everybody on whose behalf one of those functions calls",
 				listOf("callers", maxCallers, caller()), func(i *Ingress) *[]string { return &i.Callers }),
 			into("event", "what is looked at of calls by name, whatever makes them", eventFields(), func(i *Ingress) *Event { return &i.Event }),
+			into("limits", "how often, and how often at one time, the function may be called", limitsFields(), func(i *Ingress) *Limits { return &i.Limits }),
 		},
 		rules: func(i *Ingress, has func(string) bool, say func(string, error)) {
 			seen := map[string]bool{}

@@ -63,6 +63,7 @@ type Ingress struct {
 	HTTP    []Route  `json:"http,omitempty"`
 	Callers []string `json:"callers,omitempty"` // functions, role:NAME, anyone
 	Event   Event    `json:"event,omitzero"`
+	Limits  Limits   `json:"limits,omitzero"`
 }
 
 // Route is one way in over HTTP.
@@ -72,6 +73,7 @@ type Route struct {
 	Access Access `json:"access,omitzero"`
 
 	Inspect *Inspection `json:"inspect,omitempty"` // nil takes the default, which depends on who may call
+	Limits  Limits      `json:"limits,omitzero"`   // its rates; a route has no concurrency
 }
 
 // Event says what of calls by name is looked at.

@@ -110,7 +110,9 @@ func (n *Node) openCalls(s spine) {
 	gate, err := ingress.Open(n.stopping, ingress.Config{
 		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Identity: n.who, Policy: s.rules,
 		Suspended: n.tenants.Suspended, Timed: n.cfg.Timed,
-		Hops: n.root.derive("hops"), Record: n.record.Append,
+		AddressRate: n.cfg.AddressRate, AddressRateAtHome: n.cfg.AddressRateAtHome,
+		TenantRate: func(tenant string) int { q, _ := n.tenants.Quota(tenant); return q.Rate },
+		Hops:       n.root.derive("hops"), Record: n.record.Append,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,

@@ -23,6 +23,12 @@ const (
 	DefaultDrain  = 30 * time.Second
 )
 
+// DefaultAddressRate is how often one address may call a node that is told nothing
+// else: more than a person or an office does, and less than keeps a node busy.
+func DefaultAddressRate() bawn.Rate { return bawn.Rate{Calls: defaultAddressCalls, Per: time.Second} }
+
+const defaultAddressCalls = 2000
+
 // Config says what node to open. Data is required; the rest has defaults.
 type Config struct {
 	Data   string // the data directory; made with mode 0700
@@ -52,6 +58,12 @@ type Config struct {
 	// Timed hears how long each check of the gate took that let a call pass, for
 	// measurements; nil costs nothing. It must not block.
 	Timed func(check string, took time.Duration)
+
+	// AddressRate is how often one address may call, whatever it calls; the zero
+	// value: as often as it likes. AddressRateAtHome holds the host's own loopback
+	// addresses to it, too.
+	AddressRate       bawn.Rate
+	AddressRateAtHome bool
 
 	// RootKey has wrapped the root secret; nil: it lies in the data directory as it is.
 	RootKey secret.RootKey

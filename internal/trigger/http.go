@@ -10,7 +10,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -63,6 +62,11 @@ func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// A proxy that went by that one must not send a second request here.
 		w.Header()["Connection"] = []string{"close"}
 	}
+	c.Source = source(r)
+	if err := t.cfg.Invoker.Flood(r.Context(), c); err != nil {
+		t.fail(w, r, c, err)
+		return
+	}
 	s := share{room: &t.room, most: maxHeldOpen}
 	defer s.end()
 	if err := t.call(r, c, &s); err != nil {
@@ -70,6 +74,7 @@ func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result, err := t.cfg.Invoker.Invoke(r.Context(), c)
+	setRate(w.Header(), &c.Rate)
 	if err != nil {
 		t.fail(w, r, c, err)
 		return
@@ -102,10 +107,6 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	c.Route = m.Route
 	c.Request = &bawn.Request{Method: r.Method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header, Params: m.Params, Proto: r.Proto}
 	c.Target = bawn.Ref{Tenant: m.Version.Tenant, Function: m.Version.Function}
-	c.Source, _, err = net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		c.Source = r.RemoteAddr
-	}
 	if err := shows(t.cfg.Invoker, r, c, rawPath, query); err != nil {
 		return err
 	}
@@ -360,12 +361,13 @@ func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 		writeError(w, r, code.Status(), "Not Found", c.ID, "")
 		return
 	}
-	if r.Context().Err() == nil { // otherwise all that went wrong is that the caller left
+	if r.Context().Err() == nil && !invoke.Quiet(err) { // otherwise all that went wrong is that the caller left
 		t.explain(c, e, err)
 	}
 	switch code {
 	case bawn.CodeThrottled, bawn.CodeUnavailable:
-		w.Header()["Retry-After"] = []string{"1"}
+		w.Header()["Retry-After"] = []string{retryAfter(err)}
+		setRate(w.Header(), &c.Rate)
 		writeError(w, r, code.Status(), http.StatusText(code.Status()), c.ID, "")
 	case bawn.CodeFunctionError, bawn.CodeFunctionTimeout:
 		t.functionFailed(w, r, c, code)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -151,6 +150,11 @@ func (t *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
 		w.Header()["Connection"] = []string{"close"} // as in httpTrigger.ServeHTTP
 	}
+	c.Source = source(r)
+	if err := t.cfg.Invoker.Flood(r.Context(), c); err != nil {
+		t.fail(w, r, c, nil, err)
+		return
+	}
 	in, err := t.parse(r, signedRegion(r.Header.Get("Authorization"), t.cfg.Region))
 	if err != nil {
 		t.fail(w, r, c, in, err)
@@ -171,10 +175,6 @@ func (t *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // worth it for who may not.
 func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byte, err error) {
 	c := in.call
-	c.Source, _, err = net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		c.Source = r.RemoteAddr
-	}
 	if auth := r.Header["Authorization"]; len(auth) > 1 {
 		return nil, incompleteSignature("there is more than one Authorization header")
 	} else if len(auth) == 1 {
@@ -246,6 +246,7 @@ func (t *Lambda) run(w http.ResponseWriter, r *http.Request, in *invocation, bod
 		return nil
 	}
 	result, err := t.cfg.Invoker.Invoke(r.Context(), c)
+	setRate(w.Header(), &c.Rate)
 	if err != nil {
 		return err
 	}
@@ -440,16 +441,17 @@ func (t *Lambda) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call, in *
 		own = &lambdaError{status: http.StatusRequestEntityTooLarge, kind: "RequestEntityTooLarge",
 			message: "Request must be smaller than " + strconv.Itoa(bawn.MaxEventBytes) + " bytes for the InvokeFunction operation"}
 	case code == bawn.CodeThrottled:
-		h["Retry-After"] = []string{"1"}
+		h["Retry-After"] = []string{retryAfter(err)}
 		own = &lambdaError{status: http.StatusTooManyRequests, kind: "TooManyRequestsException", message: "Rate Exceeded.",
 			reason: "ReservedFunctionConcurrentInvocationLimitExceeded"}
-		if in != nil && in.unknown != nil {
+		setRate(h, &c.Rate)
+		if c.Rate.Name != "" || in != nil && in.unknown != nil {
 			own.reason = "CallerRateLimitExceeded"
 		}
 	case code == bawn.CodeInvalid:
 		own = invalidParameter(e.Message)
 	case code == bawn.CodeUnavailable:
-		h["Retry-After"] = []string{"1"}
+		h["Retry-After"] = []string{retryAfter(err)}
 		own = &lambdaError{status: http.StatusServiceUnavailable, kind: "ServiceException", service: true, message: http.StatusText(http.StatusServiceUnavailable)}
 	default:
 		own = &lambdaError{status: http.StatusInternalServerError, kind: "ServiceException", service: true, message: "Internal Server Error"}

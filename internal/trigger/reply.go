@@ -246,6 +246,11 @@ func readPrelude(r io.Reader) (*reply, []byte, error) {
 
 // write sends the reply's head. The platform's own headers are set already.
 func (p *reply) writeHead(w http.ResponseWriter) {
-	maps.Copy(w.Header(), p.header)
+	h := w.Header()
+	if h["Ratelimit"] != nil { // a caller must not be told of two
+		delete(p.header, "Ratelimit")
+		delete(p.header, "Ratelimit-Policy")
+	}
+	maps.Copy(h, p.header)
 	w.WriteHeader(p.status)
 }
