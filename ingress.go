@@ -121,6 +121,7 @@ type JWTAccess struct {
 	Issuer   string              `json:"issuer" doc:"the https URL in iss; its keys are found by OpenID discovery"`
 	Audience string              `json:"audience" doc:"must be in aud"`
 	Claims   map[string][]string `json:"claims,omitempty" doc:"each claim must have, or hold, one of the values"`
+	CA       string              `json:"ca,omitempty" doc:"PEM of the authorities of the issuer's server; empty means the system's"`
 }
 
 // MTLSAccess lets in who shows a certificate of an authority.

@@ -28,6 +28,7 @@ type Call struct {
 	// What else says who calls. A certificate beside another credential must be good
 	// as well, and of the same tenant.
 	Certificates []*x509.Certificate // which the caller presented in the TLS handshake, its own first; not verified
+	Claims       []byte              // of the token in Bearer, by which a route's own access was met: a JSON object of texts
 	Signed       *Signed             // the request as it came, if its Authorization header is an AWS signature
 
 	// Of a call that a function makes, and of one that carries the signed context

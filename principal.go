@@ -46,6 +46,13 @@ const (
 // Anonymous is a caller without a credential.
 func Anonymous() Principal { return Principal{Kind: PrincipalAnonymous, ID: PrincipalAnonymous} }
 
+// Met is somebody who shows what a route of a tenant asks for with the kind of
+// access, and nobody in particular: for questions and tests.
+func Met(access, tenant string) Principal {
+	kind := PrincipalUser
+	return Principal{Kind: kind, ID: access + "/somebody", Name: access, Tenant: tenant, Access: access}
+}
+
 // String returns kind:id.
 func (p Principal) String() string { return p.Kind + ":" + p.ID }
 

@@ -38,6 +38,18 @@ func admits(a, b *bawn.Access) bool {
 		return was == bawn.AccessPublic && !b.Public.Until.After(a.Public.Until)
 	case bawn.AccessSigV4: // it is signed with a key
 		return was == bawn.AccessKey || was == bawn.AccessPublic || was == bawn.AccessSigV4
+	case bawn.AccessJWT:
+		return was == bawn.AccessJWT && a.JWT.Issuer == b.JWT.Issuer && a.JWT.Audience == b.JWT.Audience && a.JWT.CA == b.JWT.CA && asksMore(b.JWT.Claims, a.JWT.Claims)
 	}
 	return false
+}
+
+// asksMore reports whether whoever has the claims of b has those of a.
+func asksMore(b, a map[string][]string) bool {
+	for name, values := range a {
+		if len(b[name]) == 0 || slices.ContainsFunc(b[name], func(v string) bool { return !slices.Contains(values, v) }) {
+			return false
+		}
+	}
+	return true
 }

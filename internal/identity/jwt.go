@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"slices"
@@ -45,6 +46,9 @@ type token struct {
 }
 
 var errToken = errors.New("not a token that is taken here")
+
+// untaken is errToken with the reason, which is for whoever owns the door.
+func untaken(why string) error { return fmt.Errorf("%w: %s", errToken, why) }
 
 // looksLikeToken reports whether s has the form of a signed token. A token that
 // is encrypted has five parts.
@@ -269,12 +273,18 @@ func (t *token) holds(i *issuer, now time.Time) error {
 	skew := i.ClockSkew
 	want := i.token()
 	switch {
-	case t.issuer != want.url || !slices.Contains(t.audiences, want.audience) || !slices.Contains(i.Algorithms, t.alg):
-		return errToken
-	case !now.Before(t.expires.Add(skew)), now.Add(skew).Before(t.issued), now.Add(skew).Before(t.notBefore):
-		return errToken
+	case t.issuer != want.url:
+		return untaken("it is of another issuer")
+	case !slices.Contains(t.audiences, want.audience):
+		return untaken("it is for another audience")
+	case !slices.Contains(i.Algorithms, t.alg):
+		return untaken("it is signed in a way that is not taken")
+	case !now.Before(t.expires.Add(skew)):
+		return untaken("it has ended")
+	case now.Add(skew).Before(t.issued), now.Add(skew).Before(t.notBefore):
+		return untaken("it is not good yet")
 	case t.expires.Sub(t.issued) > i.MaxLife || !t.expires.After(t.issued):
-		return errToken
+		return untaken("it is good for too long")
 	}
 	// A token for the client itself was made for whom azp names, and one for
 	// several has to say for whom.

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -29,6 +30,7 @@ const (
 	keysFresh    = 5 * time.Minute  // until they are fetched again, while they go on serving
 	keysStale    = 15 * time.Minute // until they serve no more
 	keysPause    = 10 * time.Second // between two fetches of one issuer's
+	maxKeysPause = time.Minute      // that it grows to while they fail
 	fetchTimeout = 10 * time.Second
 	maxKeysBytes = 256 << 10 // of an answer
 	maxKeysInSet = 100
@@ -56,25 +58,39 @@ func (a *Authenticator) authenticateToken(ctx context.Context, raw string) (bawn
 	if i == nil || t.holds(i, a.cfg.Now()) != nil {
 		return bawn.Principal{}, refused()
 	}
-	// The library verifies once more what was read above, on its own way.
-	set := &oneKey{set: i.keys, t: t}
-	v := oidc.NewVerifier(i.URL, set, &oidc.Config{ClientID: i.token().audience, SupportedSigningAlgs: i.Algorithms, SkipExpiryCheck: true})
-	checked, err := v.Verify(ctx, raw)
-	if bawn.ErrorCode(set.err) == bawn.CodeUnavailable {
-		return bawn.Principal{}, set.err
+	key, err := i.verify(ctx, raw, t)
+	if bawn.ErrorCode(err) == bawn.CodeUnavailable {
+		return bawn.Principal{}, err
 	}
 	if err != nil {
-		return bawn.Principal{}, refused()
-	}
-	if checked.Subject != t.subject {
 		return bawn.Principal{}, refused()
 	}
 	if err := a.issuers.trusted(i.Tenant); err != nil {
 		return bawn.Principal{}, err
 	}
 	p := t.principal(i)
-	a.known.put(sha256.Sum256([]byte(raw)), known{p: p, issuer: i, key: set.used})
+	a.known.put(sha256.Sum256([]byte(raw)), known{p: p, issuer: i, key: key})
 	return p, nil
+}
+
+// verify returns the key of i that signed raw, which was read as t. An error of
+// CodeUnavailable means that the keys cannot be had; any other, that none has.
+func (i *issuer) verify(ctx context.Context, raw string, t *token) (*publicKey, error) {
+	// The library verifies once more what was read already, on its own way.
+	set := &oneKey{set: i.keys, t: t}
+	v := oidc.NewVerifier(i.URL, set, &oidc.Config{ClientID: i.token().audience, SupportedSigningAlgs: i.Algorithms, SkipExpiryCheck: true})
+	checked, err := v.Verify(ctx, raw)
+	switch {
+	case bawn.ErrorCode(set.err) == bawn.CodeUnavailable:
+		return nil, set.err
+	case set.err != nil:
+		return nil, untaken("no key of its issuer has its kid")
+	case err != nil:
+		return nil, untaken("its signature is not one of its issuer's")
+	case checked.Subject != t.subject:
+		return nil, errToken
+	}
+	return set.used, nil
 }
 
 // oneKey verifies one token with the key that it names.
@@ -109,28 +125,30 @@ type known struct {
 
 // memory remembers credentials that were found good, by their hash, so that
 // verifying is not the price of every call.
-type memory struct {
+type memory[V any] struct {
+	most int // 0: maxKnown
+
 	mu   sync.RWMutex
-	have map[[sha256.Size]byte]known
+	have map[[sha256.Size]byte]V
 }
 
-func (m *memory) get(sum [sha256.Size]byte) (known, bool) {
+func (m *memory[V]) get(sum [sha256.Size]byte) (V, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	k, ok := m.have[sum]
 	return k, ok
 }
 
-func (m *memory) put(sum [sha256.Size]byte, k known) {
+func (m *memory[V]) put(sum [sha256.Size]byte, k V) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.have == nil {
-		m.have = map[[sha256.Size]byte]known{}
+		m.have = map[[sha256.Size]byte]V{}
 	}
-	if len(m.have) >= maxKnown {
+	if most := cmp.Or(m.most, maxKnown); len(m.have) >= most {
 		// In no order: which half goes, nobody can foresee.
 		for old := range m.have {
-			if delete(m.have, old); len(m.have) <= maxKnown/2 {
+			if delete(m.have, old); len(m.have) <= most/2 {
 				break
 			}
 		}
@@ -173,6 +191,13 @@ type keySet struct {
 	tried   time.Time     // when a fetch began, at last
 	flight  chan struct{} // closed when the fetch that runs has ended; nil: none runs
 	err     error         // how the last one ended
+	failing int           // how many ended so, one after the other
+}
+
+// pause is how long after one fetch began the next may: longer the more have
+// failed. The caller holds mu.
+func (s *keySet) pause() time.Duration {
+	return min(keysPause<<min(max(s.failing-1, 0), 10), maxKeysPause)
 }
 
 // find returns the key that t names. A key that is not known has the keys
@@ -189,7 +214,7 @@ func (s *keySet) find(ctx context.Context, t *token) (*publicKey, error) {
 				s.mu.Unlock()
 				return k, nil
 			}
-			if s.flight == nil && now.Sub(s.tried) < keysPause {
+			if s.flight == nil && now.Sub(s.tried) < s.pause() {
 				s.mu.Unlock()
 				return nil, errToken
 			}
@@ -230,7 +255,7 @@ func (s *keySet) start(now time.Time) bool {
 	if s.flight != nil {
 		return true
 	}
-	if !s.tried.IsZero() && now.Sub(s.tried) < keysPause {
+	if !s.tried.IsZero() && now.Sub(s.tried) < s.pause() {
 		return false
 	}
 	s.tried, s.flight = now, make(chan struct{})
@@ -241,8 +266,9 @@ func (s *keySet) start(now time.Time) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.err = err; err == nil {
-			s.keys, s.fetched = keep(s.keys, keys), s.now()
+			s.keys, s.fetched, s.failing = keep(s.keys, keys), s.now(), 0
 		} else {
+			s.failing++
 			s.failed(err)
 		}
 		close(s.flight)

@@ -22,19 +22,18 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 		return nil
 	}
 	c.Principal = bawn.Anonymous()
-	shown := identity.CredentialOf(c)
-	if shown.Empty() {
+	if identity.CredentialOf(c).Empty() {
 		return nil
 	}
 	if c.Route != nil && c.Event == nil {
 		// The trigger did not read the request, since the credential was not known
 		// then. What is good only now does not make a function run without its event.
-		if a.refusal, a.public = g.Known(ctx, c), nil; a.refusal != nil {
-			return nil
+		if a.refusal, a.public = g.Known(ctx, c), nil; a.refusal == nil {
+			a.refusal = bawn.Errorf(bawn.CodeUnauthenticated, "admit", "the credential was not good when the request began").WithFix("try again")
 		}
-		shown = identity.Credential{}
+		return nil
 	}
-	p, err := g.cfg.Identity.Authenticate(ctx, shown)
+	p, err := g.meet(ctx, c)
 	if err != nil {
 		a.refusal, a.public = err, nil // a wrong credential opens nothing
 		return nil
@@ -46,6 +45,10 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 // Known returns nil if what the caller of c shows could be good, so that the rest
 // of its request is worth reading, and otherwise why it is not.
 func (g *Gate) Known(ctx context.Context, c *bawn.Call) error {
+	if g.customer(c) {
+		_, err := g.meet(ctx, c)
+		return err
+	}
 	return g.cfg.Identity.Plausible(ctx, identity.CredentialOf(c))
 }
 
@@ -60,11 +63,13 @@ func (g *Gate) Identify(ctx context.Context, c *bawn.Call) error {
 }
 
 // Ours reads an Authorization header: the bearer in it, or that the request is
-// signed, if that is Bawn's to look at. Any other is for the function.
-func (g *Gate) Ours(authorization string) (bearer string, signed bool) {
+// signed, if that is Bawn's to look at on the route, which is nil for a call by
+// name. Any other is for the function.
+func (g *Gate) Ours(route *bawn.Route, authorization string) (bearer string, signed bool) {
 	const scheme = "Bearer "
 	if len(authorization) > len(scheme) && strings.EqualFold(authorization[:len(scheme)], scheme) {
-		if b := strings.TrimSpace(authorization[len(scheme):]); g.cfg.Identity.Ours(b) {
+		b := strings.TrimSpace(authorization[len(scheme):])
+		if g.cfg.Identity.Ours(b) || route != nil && route.Access.JWT != nil && identity.IsToken(b) {
 			return b, false
 		}
 		return "", false

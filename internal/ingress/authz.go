@@ -3,7 +3,9 @@ package ingress
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
+	"strings"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/policy"
@@ -18,7 +20,7 @@ func (g *Gate) checkKnown(ctx context.Context, c *bawn.Call, a *Admission) error
 	case c.Principal.Kind == anonymous:
 		return a.unauthenticated(c.Route)
 	case c.Caller != nil:
-		d, err := g.authorize(ctx, c, c.Target, nil, nil)
+		d, err := g.authorize(ctx, c, a, c.Target, nil, nil)
 		if err != nil {
 			return err
 		}
@@ -28,7 +30,7 @@ func (g *Gate) checkKnown(ctx context.Context, c *bawn.Call, a *Admission) error
 		return unknown(d)
 	case foreign(c):
 		// Decided and recorded as if it were there: the time that takes must not tell.
-		if _, err := g.authorize(ctx, c, c.Target, nil, nil); err != nil {
+		if _, err := g.authorize(ctx, c, a, c.Target, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -54,10 +56,10 @@ const anonymous = "anonymous"
 func (g *Gate) checkAuthorize(ctx context.Context, c *bawn.Call, a *Admission) error {
 	d, err := policy.Decision{Allow: true}, error(nil)
 	if live := g.narrower(c, a.Version); live != nil {
-		d, err = g.authorize(ctx, c, live.Ref(), live, nil)
+		d, err = g.authorize(ctx, c, a, live.Ref(), live, nil)
 	}
 	if err == nil && d.Allow {
-		d, err = g.authorize(ctx, c, a.Version.Ref(), a.Version, a.public)
+		d, err = g.authorize(ctx, c, a, a.Version.Ref(), a.Version, a.public)
 	}
 	switch {
 	case err != nil:
@@ -93,7 +95,7 @@ func (g *Gate) narrower(c *bawn.Call, v *bawn.Version) *bawn.Version {
 // none. Who began a chain of calls, and who it came through, is looked at anew:
 // whoever has been revoked or removed since then lends nobody a right. Control
 // A7.
-func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, target *bawn.Version, public *bawn.PublicAccess) (policy.Decision, error) {
+func (g *Gate) authorize(ctx context.Context, c *bawn.Call, a *Admission, ref bawn.Ref, target *bawn.Version, public *bawn.PublicAccess) (policy.Decision, error) {
 	req := policy.Request{
 		Principal:  c.Principal,
 		Action:     policy.Invoke,
@@ -102,6 +104,7 @@ func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, target
 		Source:     c.Source,
 		Public:     public,
 		Trigger:    c.Trigger, Route: c.Route, Target: target, Hops: c.Hops,
+		Detail: a.shown(),
 	}
 	if c.Caller == nil {
 		return g.cfg.Policy.Authorize(ctx, req)
@@ -123,6 +126,23 @@ func (g *Gate) authorize(ctx context.Context, c *bawn.Call, ref bawn.Ref, target
 	}
 	return g.cfg.Policy.Authorize(ctx, req)
 }
+
+// shown is what the record says of a credential that was refused, which the caller
+// does not hear. It is nil if there is nothing to say.
+func (a *Admission) shown() map[string]string {
+	var e *bawn.Error
+	if !errors.As(a.refusal, &e) || e.Err == nil {
+		return nil
+	}
+	why := e.Err.Error()
+	if len(why) > maxShown {
+		why = strings.ToValidUTF8(why[:maxShown], "")
+	}
+	return map[string]string{"credential": why}
+}
+
+// maxShown bounds the reason in a record why a credential was refused.
+const maxShown = 200
 
 // stillThere returns who began the chain of c, as he is now, or who of the chain
 // is not there any more.

@@ -543,14 +543,14 @@ func TestOurs(t *testing.T) {
 	for in, want := range map[string]string{
 		"Bearer bawn_a_b": "bawn_a_b", "bearer  bawn_a_b ": "bawn_a_b", "Basic bawn_a_b": "", "Bearer eyJ": "", "Bearer": "", "": "", "bawn_a_b": "",
 	} {
-		if got, signed := w.gate.Ours(in); got != want || signed {
+		if got, signed := w.gate.Ours(nil, in); got != want || signed {
 			t.Errorf("%q is the credential %q, %v, want %q", in, got, signed, want)
 		}
 	}
 	const sig = "AWS4-HMAC-SHA256 Credential=%s/20261121/us-east-1/lambda/aws4_request, SignedHeaders=host;x-amz-date, Signature=" +
 		"0000000000000000000000000000000000000000000000000000000000000000"
 	for id, want := range map[string]bool{"0123456789abcdef": true, "AKIDEXAMPLE": false} {
-		if _, signed := w.gate.Ours(fmt.Sprintf(sig, id)); signed != want {
+		if _, signed := w.gate.Ours(nil, fmt.Sprintf(sig, id)); signed != want {
 			t.Errorf("a request signed by %s is ours: %v", id, signed)
 		}
 	}

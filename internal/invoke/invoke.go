@@ -81,8 +81,8 @@ func (i *Invoker) Flood(ctx context.Context, c *bawn.Call) error {
 }
 
 // Ours reads an Authorization header; see [ingress.Gate.Ours].
-func (i *Invoker) Ours(authorization string) (bearer string, signed bool) {
-	return i.cfg.Gate.Ours(authorization)
+func (i *Invoker) Ours(route *bawn.Route, authorization string) (bearer string, signed bool) {
+	return i.cfg.Gate.Ours(route, authorization)
 }
 
 // Trace gives the call its trace before an event is made of it. header is what

@@ -1,8 +1,14 @@
 package manifest
 
 import (
+	"bytes"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 
 	"bawn.dev/bawn"
 	"go.yaml.in/yaml/v3"
@@ -12,6 +18,7 @@ import (
 // most one field is set.
 type Access struct {
 	Public *Public `json:"public,omitempty"`
+	JWT    *JWT    `json:"jwt,omitempty"`
 	SigV4  bool    `json:"-"` // written as a word
 }
 
@@ -33,12 +40,148 @@ type Public struct {
 	Until  Date   `json:"until,omitzero"`
 }
 
+// JWT lets in who shows a token of an issuer; see [bawn.JWTAccess].
+type JWT struct {
+	Issuer   string              `json:"issuer,omitempty"`
+	Audience string              `json:"audience,omitempty"`
+	Claims   map[string][]string `json:"claims,omitempty"`
+	CA       string              `json:"ca,omitempty"`
+}
+
 func (a Access) compile() bawn.Access {
 	out := bawn.Access{SigV4: a.SigV4}
 	if p := a.Public; p != nil {
 		out.Public = &bawn.PublicAccess{Reason: p.Reason, Until: p.Until.End()}
 	}
+	if j := a.JWT; j != nil {
+		out.JWT = &bawn.JWTAccess{Issuer: j.Issuer, Audience: j.Audience, CA: j.CA}
+		for name, values := range j.Claims {
+			if out.JWT.Claims == nil {
+				out.JWT.Claims = map[string][]string{}
+			}
+			out.JWT.Claims[name] = slices.Sorted(slices.Values(values))
+		}
+	}
 	return out
+}
+
+// Bounds of what a route asks for.
+const (
+	maxIssuerURL   = 256
+	maxAudience    = 256
+	maxClaims      = 16
+	maxClaimName   = 128
+	maxClaimValues = 16 // of one claim
+	maxClaimValue  = 256
+	maxAuthorities = 32 << 10 // bytes of certificates
+)
+
+func jwtFields() object[JWT] {
+	return object[JWT]{doc: "jwt", fields: []field[JWT]{
+		is("issuer", "the URL that the tokens have in iss; its keys are found by OpenID discovery", issuerURL(), func(j *JWT) *string { return &j.Issuer }).must(),
+		is("audience", "what the tokens must have in aud", text("audience", 1, maxAudience), func(j *JWT) *string { return &j.Audience }).must(),
+		is("claims", "names of claims to the value, or the values of which one, that each must have or hold", claims(), func(j *JWT) *map[string][]string { return &j.Claims }),
+		is("ca", "certificates (PEM) of the authorities that the issuer's server is trusted by; the system's if left out", authorities("ca"), func(j *JWT) *string { return &j.CA }),
+	}}
+}
+
+// issuerURL is the URL of an issuer as tokens have it, character by character.
+func issuerURL() value[string] {
+	return value[string]{map[string]any{"type": "string", "pattern": "^https://", "maxLength": maxIssuerURL}, func(d *decoder, n *yaml.Node, at string) (string, bool) {
+		s, ok := scalar(d, n, at, "a URL", "!!str")
+		if !ok {
+			return "", false
+		}
+		u, err := url.Parse(s)
+		if err != nil || len(s) > maxIssuerURL || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Opaque != "" || strings.ContainsAny(s, "?#") ||
+			strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+			d.report(n, at, fmt.Sprintf("issuer %s is not https://HOST[:PORT][/PATH] of at most %d characters, just as the tokens have it in iss", quote(s), maxIssuerURL), "")
+			return "", false
+		}
+		return s, true
+	}}
+}
+
+// authorities is certificates of authorities.
+func authorities(name string) value[string] {
+	return value[string]{map[string]any{"type": "string", "maxLength": maxAuthorities}, func(d *decoder, n *yaml.Node, at string) (string, bool) {
+		s, ok := scalar(d, n, at, "certificates as PEM", "!!str")
+		if !ok {
+			return "", false
+		}
+		if len(s) > maxAuthorities {
+			d.report(n, at, fmt.Sprintf("%s has %d bytes, at most %d are allowed", name, len(s), maxAuthorities), "")
+			return "", false
+		}
+		if !areAuthorities(s) {
+			d.report(n, at, name+" is not certificates of authorities as PEM, each as BEGIN CERTIFICATE, and nothing else", "")
+			return "", false
+		}
+		return s, true
+	}}
+}
+
+func areAuthorities(doc string) bool {
+	n := 0
+	rest := []byte(doc)
+	for {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			return n > 0 && len(bytes.TrimSpace(rest)) == 0
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil || b.Type != "CERTIFICATE" || !c.IsCA || !c.BasicConstraintsValid {
+			return false
+		}
+		n++
+	}
+}
+
+// claims reads names to a value or a list of values.
+func claims() value[map[string][]string] {
+	one := text("a claim's value", 1, maxClaimValue)
+	many := listOf("a claim's values", maxClaimValues, one)
+	schema := map[string]any{
+		"type": "object", "maxProperties": maxClaims,
+		"propertyNames":        map[string]any{"minLength": 1, "maxLength": maxClaimName},
+		"additionalProperties": map[string]any{"oneOf": []any{one.schema, many.schema}},
+	}
+	return value[map[string][]string]{schema, func(d *decoder, n *yaml.Node, at string) (map[string][]string, bool) {
+		if n.Kind != yaml.MappingNode {
+			d.report(n, at, fmt.Sprintf("claims must be a mapping from names to values, not %s", kindName(n)), "")
+			return nil, false
+		}
+		if len(n.Content)/2 > maxClaims {
+			d.report(n, at, fmt.Sprintf("claims has %d entries, at most %d are allowed", len(n.Content)/2, maxClaims), "")
+			return nil, false
+		}
+		all, good := map[string][]string{}, true
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, val := n.Content[i], n.Content[i+1]
+			here := join(at, quoteless(key.Value))
+			_, again := all[key.Value]
+			if key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str" || key.Value == "" || len(key.Value) > maxClaimName || again {
+				d.report(key, here, fmt.Sprintf("claim %s is not a name of at most %d bytes, given once", quote(key.Value), maxClaimName), "")
+				good = false
+				continue
+			}
+			var values []string
+			ok := false
+			if val.Kind == yaml.SequenceNode {
+				values, ok = many.read(d, val, here)
+				if ok && len(values) == 0 {
+					d.report(val, here, "the claim has no value that it could have", "")
+					ok = false
+				}
+			} else {
+				var v string
+				v, ok = one.read(d, val, here)
+				values = []string{v}
+			}
+			all[key.Value], good = values, good && ok
+		}
+		return all, good
+	}}
 }
 
 // accessWords are the kinds that need no details.
@@ -51,6 +194,7 @@ func access() value[Access] {
 	}}
 	o := object[Access]{doc: "access", fields: []field[Access]{
 		pointer("public", "open to everybody until a day, for a reason", public, func(a *Access) **Public { return &a.Public }),
+		pointer("jwt", "for who shows a token of an issuer, as Authorization: Bearer TOKEN", jwtFields(), func(a *Access) **JWT { return &a.JWT }),
 	}}
 	kinds := append(accessWords(), fieldNames(o)...)
 	schema := o.schema()

@@ -293,7 +293,7 @@ func ingressFields() object[Ingress] {
 		fields: []field[Route]{
 			is("method", "an HTTP method, or ANY for all of them", oneOf("method", Methods()), func(r *Route) *string { return &r.Method }).must(),
 			is("path", "begins with /; {name} matches one segment, a last {name+} the rest", routePath(), func(r *Route) *string { return &r.Path }).must(),
-			is("access", "what a caller shows: key, also when left out, for an API key; sigv4 for a request signed with one; or public", access(), func(r *Route) *Access { return &r.Access }),
+			is("access", "what a caller shows: key, also when left out, for an API key; or another kind of access", access(), func(r *Route) *Access { return &r.Access }),
 			is("inspect", "how text is searched for attacks: off, detect, block, or {mode, level, exclude}; block where a public route takes text, else off", inspection(), func(r *Route) **Inspection { return &r.Inspect }),
 			into("limits", "how often this route may be called, beside the function's own limits", routeLimitsFields(), func(r *Route) *Limits { return &r.Limits }),
 		},

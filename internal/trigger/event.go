@@ -27,7 +27,8 @@ type request struct {
 	account string
 	api     string // the function's name
 	at      time.Time
-	hideKey bool // Authorization held Bawn's own credential
+	hideKey bool   // Authorization held a credential that was Bawn's to look at
+	claims  []byte // of the token in it: a JSON object; nil if there is none
 	body    []byte
 }
 
@@ -59,6 +60,11 @@ func appendEvent(b []byte, q *request) []byte {
 	b = appendString(b, host)
 	b = append(b, `,"domainPrefix":`...)
 	b = appendString(b, prefix)
+	if len(q.claims) > 0 {
+		b = append(b, `,"authorizer":{"jwt":{"claims":`...)
+		b = append(b, q.claims...)
+		b = append(b, `,"scopes":null}}`...)
+	}
 	b = append(b, `,"http":{"method":`...)
 	b = appendString(b, r.Method)
 	b = append(b, `,"path":`...)

@@ -137,7 +137,7 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 		http: r, id: c.ID, trace: c.TraceID, source: c.Source,
 		rawPath: rawPath, query: query, route: m.Route, params: m.Params,
 		account: t.cfg.Account, api: m.Version.Function, at: c.At,
-		hideKey: c.Bearer != "" || c.Signed != nil, body: body,
+		hideKey: c.Bearer != "" || c.Signed != nil, claims: c.Claims, body: body,
 	}
 	grown := len(body) * 4 / 3
 	if grown > freeBytes {
@@ -167,7 +167,7 @@ func shows(i *invoke.Invoker, r *http.Request, c *bawn.Call, rawPath, query stri
 		return nil
 	case 1:
 		var signed bool
-		if c.Bearer, signed = i.Ours(auth[0]); signed {
+		if c.Bearer, signed = i.Ours(c.Route, auth[0]); signed {
 			c.Signed = &bawn.Signed{Method: r.Method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header}
 		}
 		return nil

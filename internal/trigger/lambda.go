@@ -178,7 +178,7 @@ func (t *Lambda) identify(r *http.Request, in *invocation, s *share) (body []byt
 	if auth := r.Header["Authorization"]; len(auth) > 1 {
 		return nil, incompleteSignature("there is more than one Authorization header")
 	} else if len(auth) == 1 {
-		c.Bearer, _ = t.cfg.Invoker.Ours(auth[0])
+		c.Bearer, _ = t.cfg.Invoker.Ours(nil, auth[0])
 		if strings.HasPrefix(auth[0], signatureScheme) {
 			rawPath, query, _ := strings.Cut(r.RequestURI, "?")
 			c.Signed = &bawn.Signed{Method: r.Method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header}
