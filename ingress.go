@@ -1,6 +1,9 @@
 package bawn
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Ingress says who and what may call the function, how often, and for how much.
 type Ingress struct {
@@ -34,6 +37,21 @@ type Route struct {
 	CORS    *CORS             `json:"cors,omitempty"`
 	Headers map[string]string `json:"headers,omitempty" doc:"of every answer, in place of Bawn's own security headers; an empty value leaves one out"`
 }
+
+// At says where the route is: its path, after its hosts if it names any.
+func (r *Route) At() string {
+	switch len(r.Hosts) {
+	case 0:
+		return r.Path
+	case 1:
+		return r.Hosts[0] + r.Path
+	}
+	return strings.Join(r.Hosts, ",") + r.Path
+}
+
+// String names the route among those of its function: GET /orders, or GET
+// shop.example.com/orders.
+func (r *Route) String() string { return r.Method + " " + r.At() }
 
 // Access says who may use a route. At most one field is set. The zero value asks
 // for a credential of Bawn's, of whatever kind.
@@ -266,3 +284,20 @@ type CORS struct {
 	Credentials bool          `json:"credentials,omitempty" doc:"whether cookies and authorization may come along; not with *"`
 	MaxAge      time.Duration `json:"maxAge,omitempty" doc:"nanoseconds that a browser may keep the answer to its question"`
 }
+
+// SecurityHeaders are those of answers by which Bawn tells browsers what they may
+// not do, each with the value that it has if neither the function nor
+// [Route.Headers] says another.
+func SecurityHeaders() map[string]string {
+	return map[string]string{
+		"Content-Security-Policy":   "frame-ancestors 'none'",
+		"Referrer-Policy":           "strict-origin-when-cross-origin",
+		"Strict-Transport-Security": "max-age=31536000",
+		"X-Content-Type-Options":    "nosniff",
+		"X-Frame-Options":           "DENY",
+	}
+}
+
+// SecurityHeader reports whether a header, in canonical form, is one of
+// [SecurityHeaders].
+func SecurityHeader(name string) bool { return SecurityHeaders()[name] != "" }

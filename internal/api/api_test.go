@@ -96,7 +96,7 @@ func (r route) fill() string {
 	if strings.HasSuffix(r.path, "/invocations") {
 		return strings.ReplaceAll(r.path, "{name}", "known")
 	}
-	return strings.NewReplacer("{name}", "nobody", "{digest}", "sha256:"+strings.Repeat("0", 64), "{alias}", "old", "{id}", "0000000000000000", "{tenant}", "nobody").Replace(r.path)
+	return strings.NewReplacer("{name}", "nobody", "{digest}", "sha256:"+strings.Repeat("0", 64), "{alias}", "old", "{id}", "0000000000000000", "{tenant}", "nobody", "{domain}", "nobody.example.org").Replace(r.path)
 }
 
 // body is something well formed for the route.
@@ -114,6 +114,8 @@ func (r route) body() string {
 		return `{"kind": "oidc", "url": "https://login.example.org", "clientId": "bawn"}`
 	case "POST /v1/revocations":
 		return `{"principal": "cert:spiffe://example.org/nobody"}`
+	case "PUT /v1/domains/{domain}":
+		return `{"tenant": "main"}`
 	case "POST /v1/policies":
 		return `{"cases": []}`
 	case "PUT /v1/policies/{name}":
@@ -155,6 +157,9 @@ func TestAuthorisationMatrix(t *testing.T) {
 			return who == "admin" || who == "operator"
 		}
 		if strings.HasPrefix(r.path, "/v1/tenants") || r.path == "/v1/backups" {
+			return who == "operator"
+		}
+		if strings.HasPrefix(r.path, "/v1/domains") && r.method != "GET" {
 			return who == "operator"
 		}
 		if strings.HasPrefix(r.path, "/v1/issuers") || strings.HasPrefix(r.path, "/v1/revocations") {

@@ -21,7 +21,7 @@ import (
 // A form is one way to name things in a request. What stands in angle brackets
 // is the id of another tenant's thing, or one that nobody has: <function>,
 // <alias>, <artifact>, <approval>, <key>, <invocation>, <record>, <index>,
-// <guardrail>, <label>, <secret>, <issuer>, <revocation>, <tenant>, and <name> of a key. The function
+// <guardrail>, <label>, <domain>, <secret>, <issuer>, <revocation>, <tenant>, and <name> of a key. The function
 // own is the caller's.
 type form struct {
 	path, body string
@@ -55,6 +55,7 @@ var named = map[string][]form{
 		{path: allFunction + "/versions?dryRun=true", body: `{` + newSpec + `}, "artifact": "OWN"}`},
 		{path: "/v1/functions/own/versions", body: `{` + newSpec + `}, "artifact": "<artifact>"}`},
 		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "egress": {"functions": ["<function>"]}}, "artifact": "OWN"}`},
+		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "ingress": {"http": [{"method": "GET", "path": "/", "hosts": ["<domain>"]}]}}, "artifact": "OWN"}`},
 		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "ingress": {"callers": ["<function>"]}}, "artifact": "OWN"}`},
 	},
 	"POST /v1/functions/{name}/tests": {
@@ -92,6 +93,11 @@ var named = map[string][]form{
 	"GET /v1/labels":           {},
 	"PUT /v1/labels/{name}":    {{path: "/v1/labels/<label>", body: `{"logRetention": 86400000000000}`}},
 	"DELETE /v1/labels/{name}": {{path: "/v1/labels/<label>"}},
+
+	"GET /v1/domains":             {},
+	"GET /v1/domains/{domain}":    {{path: "/v1/domains/<domain>", operator: ofTenants}},
+	"PUT /v1/domains/{domain}":    {{path: "/v1/domains/<domain>", body: `{"tenant": "globex"}`, operator: ofTenants}, {path: "/v1/domains/a.example.net", body: `{"tenant": "<tenant>"}`, operator: ofTenants}},
+	"DELETE /v1/domains/{domain}": {{path: "/v1/domains/<domain>", operator: ofTenants}},
 
 	"POST /v1/can": {
 		{path: "/v1/can", body: `{"principal": "key:<key>", "action": "read", "resource": "-"}`},
@@ -214,6 +220,8 @@ func newMatrix(t *testing.T) *matrix {
 	must(err)
 	_, err = m.acme.SetLabel(ctx, "payroll", time.Hour)
 	must(err)
+	_, err = n.AddDomain(ctx, "books.example.org", "acme")
+	must(err)
 	// An attempt to call is an invocation, on a host without sandboxes too.
 	if inv, err := m.acme.Invoke(ctx, "vault", "", []byte(`{}`)); err == nil {
 		inv.Body.Close()
@@ -230,13 +238,13 @@ func newMatrix(t *testing.T) *matrix {
 	}
 	m.foreign = map[string]string{
 		"function": "vault", "alias": "steady", "artifact": digest, "approval": wide.Pending.ID, "key": key.Key.ID, "invocation": last.Invocation,
-		"record": last.ID, "index": strconv.FormatInt(last.Index, 10), "guardrail": "hedge", "label": "payroll", "secret": "ledger", "issuer": "staff", "revocation": revoked.ID, "tenant": "acme", "name": "theirs-only",
+		"record": last.ID, "index": strconv.FormatInt(last.Index, 10), "guardrail": "hedge", "label": "payroll", "domain": "books.example.org", "secret": "ledger", "issuer": "staff", "revocation": revoked.ID, "tenant": "acme", "name": "theirs-only",
 	}
 	m.absent = map[string]string{
 		"function": "vaulx", "alias": "steadx", "artifact": "sha256:" + strings.Repeat("7", 64), "approval": bawn.NewID(), "key": strings.Repeat("5", 16), "invocation": bawn.NewID(),
-		"record": bawn.NewID(), "index": strings.Repeat("9", 9), "guardrail": "hedgx", "label": "payrolx", "secret": "ledgex", "issuer": "stafx", "revocation": strings.Repeat("6", 16), "tenant": "acmx", "name": "theirs-onlx",
+		"record": bawn.NewID(), "index": strings.Repeat("9", 9), "guardrail": "hedgx", "label": "payrolx", "domain": "bookx.example.org", "secret": "ledgex", "issuer": "stafx", "revocation": strings.Repeat("6", 16), "tenant": "acmx", "name": "theirs-onlx",
 	}
-	m.marks = []string{"of acme alone", "acme keeps it", "513MiB", "theirs-only", "staff.example.org", "eve-of-acme", "only-acme-knows", digest, wide.Pending.ID, key.Key.ID, last.ID, last.Invocation, revoked.ID}
+	m.marks = []string{"of acme alone", "books.example.org", "acme keeps it", "513MiB", "theirs-only", "staff.example.org", "eve-of-acme", "only-acme-knows", digest, wide.Pending.ID, key.Key.ID, last.ID, last.Invocation, revoked.ID}
 
 	// Who tries, each with a function of its own.
 	globex := tenant("globex")
@@ -405,7 +413,7 @@ func TestA10Matrix(t *testing.T) {
 		}
 		if len(forms) == 0 {
 			for who, secret := range m.who {
-				if who == "main operator" && route == "GET /metrics" || r.path == "/v1/tenants" && who == "main operator" || r.path == "/v1/backups" {
+				if who == "main operator" && route == "GET /metrics" || (r.path == "/v1/tenants" || r.path == "/v1/domains") && who == "main operator" || r.path == "/v1/backups" {
 					continue
 				}
 				_, raw := m.try(secret, r.method, m.n.URL()+r.path, r.body(), nil)

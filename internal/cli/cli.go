@@ -79,6 +79,7 @@ func commands() []command {
 		{"data", newData},
 		{"policy", newPolicy},
 		{"label", newLabel},
+		{"domain", newDomain},
 		{"key", newKey},
 		{"secret", newSecret},
 		{"root-key", newRootKey},

@@ -288,7 +288,9 @@ func (a *app) printDeployment(c *client.Client, name string, d *client.Deploymen
 		a.printf("  somebody else would have to approve it\n")
 	}
 	for _, r := range v.Perimeter.Ingress.HTTP {
-		a.printf("  %-6s %s%s  %s\n", clean(r.Method), clean(c.Public()), clean(r.Path), clean(accessText(r.Access, a.Now())))
+		for _, at := range routeURLs(c, &r) {
+			a.printf("  %-6s %s  %s\n", clean(r.Method), clean(at), clean(accessText(r.Access, a.Now())))
+		}
 	}
 }
 

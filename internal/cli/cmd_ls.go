@@ -43,7 +43,7 @@ func newList(a *app) *cobra.Command {
 					if r.Access.Public != nil && !r.Access.Public.Open(a.Now()) {
 						who = bawn.AccessKey
 					}
-					routes = append(routes, fmt.Sprintf("%s %s (%s)", r.Method, r.Path, who))
+					routes = append(routes, fmt.Sprintf("%s (%s)", &r, who))
 				}
 				rows = append(rows, []string{
 					f.Function.Name, string(f.Live.Runtime), strconv.Itoa(f.Live.Number), a.ago(f.Live.CreatedAt), f.Live.Owner, strings.Join(routes, ", "),

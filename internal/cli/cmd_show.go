@@ -148,7 +148,10 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Rete
 		a.printf("  http      none: called by name only\n")
 	}
 	for _, r := range p.Ingress.HTTP {
-		a.printf("  http      %-6s %s%s  %s\n", clean(r.Method), clean(c.Public()), clean(r.Path), clean(accessText(r.Access, a.Now())))
+		for _, at := range routeURLs(c, &r) {
+			a.printf("  http      %-6s %s  %s\n", clean(r.Method), clean(at), clean(accessText(r.Access, a.Now())))
+		}
+		a.printWeb(&r)
 		if r.Inspect != nil {
 			a.printf("              text searched for attacks: %s\n", clean(r.Inspect.String()))
 		}

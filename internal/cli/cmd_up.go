@@ -113,6 +113,7 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringVar(&cfg.OTLPEndpoint, "otlp", "", "send traces to this OTLP/HTTP endpoint (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
 	f.IntVar(&cfg.Warm, "warm", 0, "warm sandboxes to keep for each runtime in use: more for bursts, fewer for memory (0: 4; -1: none)")
 	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
+	f.StringArrayVar(&cfg.TrustedProxies, "trusted-proxy", nil, "an address or CIDR whose X-Forwarded-For, X-Forwarded-Proto and Forwarded are believed; nobody else's are (more than once)")
 	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
 	f.StringVar(&addressRate, "address-rate", "", "how often one address may call, whatever it calls, such as 500/s or 500/s burst 1000; off: as often as it likes (default "+manifest.Rate(node.DefaultAddressRate()).String()+", but for loopback addresses)")
 	f.StringArrayVar(&cfg.Witnesses, "witness", nil, "who cosigns the audit log, as URL=KEY of a bawn witness (more than once)")

@@ -19,7 +19,20 @@ func accessText(r *bawn.Route) string {
 // covered reports whether one of the old routes let through whatever r lets
 // through.
 func covered(r *bawn.Route, old []bawn.Route) bool {
+	for _, h := range hostsOf(r) {
+		if !coveredOn(h, r, old) {
+			return false
+		}
+	}
+	return true
+}
+
+// coveredOn is covered on one of the hosts of r.
+func coveredOn(host string, r *bawn.Route, old []bawn.Route) bool {
 	return slices.ContainsFunc(old, func(o bawn.Route) bool {
+		if !slices.Contains(hostsOf(&o), host) {
+			return false
+		}
 		if o.Method != r.Method && o.Method != "ANY" || manifest.PathShape(o.Path) != manifest.PathShape(r.Path) {
 			return false
 		}

@@ -78,11 +78,12 @@ func diff(a, b *bawn.Version) []Change {
 
 	before, after := routes(old), routes(b)
 	for _, r := range b.Perimeter.Ingress.HTTP {
-		key := r.Method + " " + r.Path
+		key := r.String()
 		add("ingress.http["+key+"]", accessOf(before, key), accessText(&r), !covered(&r, old.Perimeter.Ingress.HTTP))
+		webChanges(before[key], &r, add)
 	}
 	for _, r := range old.Perimeter.Ingress.HTTP {
-		if key := r.Method + " " + r.Path; after[key] == nil {
+		if key := r.String(); after[key] == nil {
 			add("ingress.http["+key+"]", accessText(&r), "", false)
 		}
 	}
@@ -135,7 +136,7 @@ func diff(a, b *bawn.Version) []Change {
 func routes(v *bawn.Version) map[string]*bawn.Route {
 	all := map[string]*bawn.Route{}
 	for i, r := range v.Perimeter.Ingress.HTTP {
-		all[r.Method+" "+r.Path] = &v.Perimeter.Ingress.HTTP[i]
+		all[r.String()] = &v.Perimeter.Ingress.HTTP[i]
 	}
 	return all
 }

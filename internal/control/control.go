@@ -43,7 +43,7 @@ const (
 )
 
 // Config says what a [Control] works with. All fields are needed but Compile, Test,
-// Now and Log.
+// OwnHost, Now and Log.
 type Config struct {
 	Store    *store.Store
 	Gate     *deploy.Gate
@@ -74,6 +74,9 @@ type Config struct {
 	// Consents reports whether the operator consents to a rule for a host: those for
 	// addresses need that. nil: there is nothing to ask.
 	Consents func(h bawn.Host) error
+	// OwnHost reports whether a host is one of the node's own names, which no tenant
+	// gets as a domain. nil: none is.
+	OwnHost func(name string) bool
 	// Solo says that there is one operator only: nobody could approve what they
 	// deploy, so it counts as approved, and is recorded so.
 	Solo bool
@@ -94,6 +97,7 @@ type Control struct {
 	removed   *store.Table[removal]       // tenant.name
 	approvals *store.Table[request]       // tenant.id
 	labels    *store.Table[labelRow]      // tenant.label
+	domains   *domains
 
 	started time.Time
 	testing chan struct{} // holds one for each version that is being tested
@@ -155,6 +159,9 @@ func Open(ctx context.Context, cfg Config) (*Control, error) {
 		return nil, err
 	}
 	if c.labels, err = store.OpenTable[labelRow](ctx, cfg.Store, "labels"); err != nil {
+		return nil, err
+	}
+	if c.domains, err = openDomains(ctx, cfg.Store); err != nil {
 		return nil, err
 	}
 	return c, c.recover(ctx)

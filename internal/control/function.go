@@ -501,14 +501,20 @@ func (c *Control) checkRoutes(v *bawn.Version) error {
 	if len(v.Perimeter.Ingress.HTTP) == 0 {
 		return nil
 	}
+	if err := c.checkHosts(v); err != nil {
+		return err
+	}
 	// What is damaged may have the route.
 	if c.functions.LostUnder(v.Tenant+".") || c.versions.LostUnder(v.Tenant+".") {
 		return cmp.Or(c.functions.Trusted(), c.versions.Trusted())
 	}
 	claimed := map[string]*bawn.Route{}
-	for i, r := range v.Perimeter.Ingress.HTTP {
-		for _, m := range manifest.Overlapping(r.Method) {
-			claimed[m+" "+manifest.PathShape(r.Path)] = &v.Perimeter.Ingress.HTTP[i]
+	for i := range v.Perimeter.Ingress.HTTP {
+		r := &v.Perimeter.Ingress.HTTP[i]
+		for _, h := range hostsOf(r) {
+			for _, m := range manifest.Overlapping(r.Method) {
+				claimed[m+" "+h+manifest.PathShape(r.Path)] = r
+			}
 		}
 	}
 	// Of all tenants: they share the addresses of the node.
@@ -521,12 +527,16 @@ func (c *Control) checkRoutes(v *bawn.Version) error {
 			continue
 		}
 		for _, theirs := range live.Perimeter.Ingress.HTTP {
-			if mine := claimed[theirs.Method+" "+manifest.PathShape(theirs.Path)]; mine != nil {
-				if f.Tenant != v.Tenant { // that it is served anybody can find out by calling it
-					return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s %s is taken on this node", mine.Method, mine.Path).
-						WithFix("give it another path or method")
+			for _, h := range hostsOf(&theirs) {
+				mine := claimed[theirs.Method+" "+h+manifest.PathShape(theirs.Path)]
+				if mine == nil || h != "" && f.Tenant != v.Tenant { // the domain was another tenant's before
+					continue
 				}
-				return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s %s is taken: the function %q has %s %s", mine.Method, mine.Path, f.Name, theirs.Method, theirs.Path).
+				if f.Tenant != v.Tenant { // that it is served anybody can find out by calling it
+					return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s is taken on this node", mine).
+						WithFix("give it another path or method, or a domain of the tenant's own: hosts")
+				}
+				return bawn.Errorf(bawn.CodeConflict, "control.routes", "the route %s is taken: the function %q has %s", mine, f.Name, &theirs).
 					WithFix("give one of the two another path or method, or take the route from %q first", f.Name)
 			}
 		}

@@ -400,6 +400,13 @@ func (c *Control) belongings(name string) Removal {
 	if n := c.settings(name); n > 0 {
 		r.Others["labels"] = n
 	}
+	n := 0
+	for range c.domains.table.All(name + ".") {
+		n++
+	}
+	if n > 0 {
+		r.Others["domains"] = n
+	}
 	for _, b := range c.cfg.Belongings {
 		if n := b.Count(name); n > 0 {
 			r.Others[b.Name] = n
@@ -433,6 +440,9 @@ func (c *Control) clearTenant(ctx context.Context, name string) error {
 	}
 	for key := range c.labels.All(name + ".") {
 		errs = append(errs, remove(ctx, c.labels, key))
+	}
+	for key := range c.domains.table.All(name + ".") {
+		errs = append(errs, remove(ctx, c.domains.table, key))
 	}
 	for key := range c.removed.All(name + ".") {
 		errs = append(errs, remove(ctx, c.removed, key))

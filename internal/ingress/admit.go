@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,10 @@ type Config struct {
 	// Suspended reports whether nothing of a tenant may be called. It reads memory
 	// only. nil: no tenant is suspended.
 	Suspended func(tenant string) bool
+	// Host returns the tenant whose domain a host is, "" if it is one of the node's own
+	// names, and whether it is anybody's. It reads memory only. nil: every host is the
+	// node's own.
+	Host func(name string) (tenant string, ok bool)
 
 	// Timed hears how long each check took that let a call pass, for measurements.
 	// It must not block.
@@ -86,6 +91,9 @@ func Open(ctx context.Context, cfg Config) (*Gate, error) {
 	}
 	if cfg.TenantRate == nil {
 		cfg.TenantRate = func(string) int { return 0 }
+	}
+	if cfg.Host == nil {
+		cfg.Host = func(string) (string, bool) { return "", true }
 	}
 	if cfg.Runtimes == nil {
 		cfg.Runtimes = func(map[bawn.Runtime]int) {}
@@ -146,18 +154,34 @@ func (g *Gate) MayReadLogs(c *bawn.Call) bool {
 	})
 }
 
-// Match returns the route for a method and a path, which must still be escaped
-// as it came. Its errors are CodeInvalid for a path with more than one meaning,
-// and the same CodeNotFound as for an unknown function.
-func (g *Gate) Match(method, rawPath string) (Match, error) {
+// Own reports whether a request's Host is one of the node's own names.
+func (g *Gate) Own(host string) bool {
+	tenant, ok := g.cfg.Host(HostName(host))
+	return ok && tenant == ""
+}
+
+// Match returns the route for a request's Host, method and path, which must still
+// be escaped as it came. Its errors are CodeInvalid for a path with more than one
+// meaning, and the same CodeNotFound as for an unknown function: also for a host
+// that is nobody's.
+func (g *Gate) Match(host, method, rawPath string) (Match, error) {
 	if err := CheckPath(rawPath); err != nil {
 		return Match{}, err
 	}
-	m, ok := g.index.match(method, rawPath)
+	name := HostName(host)
+	tenant, ok := g.cfg.Host(name)
+	if !ok {
+		return Match{}, notFound()
+	}
+	var o origin
+	if tenant != "" {
+		o = origin{tenant, name}
+	}
+	m, ok := g.index.match(o, method, rawPath)
 	if err := g.damaged.route(m, ok); err != nil {
 		return Match{}, err
 	}
-	if !ok {
+	if !ok || g.cfg.Suspended(m.Version.Tenant) {
 		return Match{}, notFound()
 	}
 	return m, nil
@@ -273,7 +297,7 @@ func (g *Gate) checkResolve(_ context.Context, c *bawn.Call, a *Admission) error
 	// is what it says now.
 	routes := a.Version.Perimeter.Ingress.HTTP
 	for i := range routes {
-		if r := &routes[i]; r == c.Route || r.Method == c.Route.Method && r.Path == c.Route.Path {
+		if r := &routes[i]; r == c.Route || r.Method == c.Route.Method && r.Path == c.Route.Path && slices.Equal(r.Hosts, c.Route.Hosts) {
 			// Public is what was public for the trigger, too: it has read the
 			// request by that. Control A11.
 			if now := g.cfg.Now(); c.Route.Access.Public.Open(now) && r.Access.Public.Open(now) {

@@ -73,7 +73,7 @@ func check1(t testing.TB, err error) {
 }
 
 // deploy stores a version of name with these routes ("GET /path", "GET /path
-// public") and makes it live.
+// public", "GET a.example,b.example/path") and makes it live.
 func (w *world) deploy(t testing.TB, tenant, name string, routes ...string) *bawn.Version {
 	t.Helper()
 	ctx := context.Background()
@@ -91,7 +91,11 @@ func (w *world) deploy(t testing.TB, tenant, name string, routes ...string) *baw
 	v := bawn.Version{Tenant: tenant, Function: name, Number: f.Latest, Digest: fmt.Sprint("sha256:", f.Latest), Runtime: bawn.Python311}
 	for _, r := range routes {
 		part := strings.Fields(r)
-		route := bawn.Route{Method: part[0], Path: part[1]}
+		hosts, path, _ := strings.Cut(part[1], "/")
+		route := bawn.Route{Method: part[0], Path: "/" + path}
+		if hosts != "" {
+			route.Hosts = strings.Split(hosts, ",")
+		}
 		if len(part) > 2 {
 			route.Access.Public = &bawn.PublicAccess{Reason: "test", Until: w.now.Add(24 * time.Hour)}
 		}
@@ -121,7 +125,7 @@ func (w *world) key(t testing.TB, tenant string, role bawn.Role, functions ...st
 // byRoute returns the call that the HTTP trigger would make.
 func (w *world) byRoute(t testing.TB, method, path, bearer string) *bawn.Call {
 	t.Helper()
-	m, err := w.gate.Match(method, path)
+	m, err := w.gate.Match("localhost", method, path)
 	check1(t, err)
 	return &bawn.Call{
 		ID: bawn.NewID(), Trigger: "http", Route: m.Route, Bearer: bearer, Event: []byte("{}"), Source: "192.0.2.1",
@@ -222,7 +226,7 @@ func TestNotFoundIsOneAnswer(t *testing.T) {
 	w.deploy(t, "main", "hello")
 	w.deploy(t, "acme", "secret")
 	admin := w.key(t, "main", bawn.RoleAdmin)
-	_, route := w.gate.Match("GET", "/nothing")
+	_, route := w.gate.Match("localhost", "GET", "/nothing")
 	errs := []error{route}
 	for _, ref := range []bawn.Ref{{Tenant: "main", Function: "nobody"}, {Tenant: "main", Function: "hello", Qualifier: "beta"}, {Tenant: "acme", Function: "secret"}} {
 		_, err := w.gate.Admit(context.Background(), &bawn.Call{ID: bawn.NewID(), Target: ref, Bearer: admin})
@@ -321,10 +325,10 @@ func TestFollows(t *testing.T) {
 			t.Errorf("@%s is nothing, want %d", qualifier, want)
 		}
 	}
-	if _, err := w.gate.Match("GET", "/v1"); bawn.ErrorCode(err) != bawn.CodeNotFound {
+	if _, err := w.gate.Match("localhost", "GET", "/v1"); bawn.ErrorCode(err) != bawn.CodeNotFound {
 		t.Errorf("the old version's route: %v", err)
 	}
-	if m, err := w.gate.Match("GET", "/v2"); err != nil || m.Version.Number != 2 {
+	if m, err := w.gate.Match("localhost", "GET", "/v2"); err != nil || m.Version.Number != 2 {
 		t.Errorf("got %+v, %v", m, err)
 	}
 	if w.live[bawn.Python311] != 1 {
@@ -332,13 +336,13 @@ func TestFollows(t *testing.T) {
 	}
 	_, rev, _ := w.functions.Get("main.hello")
 	check1(t, w.functions.Delete(context.Background(), "main.hello", rev))
-	if _, err := w.gate.Match("GET", "/v2"); bawn.ErrorCode(err) != bawn.CodeNotFound {
+	if _, err := w.gate.Match("localhost", "GET", "/v2"); bawn.ErrorCode(err) != bawn.CodeNotFound {
 		t.Errorf("the removed function's route: %v", err)
 	}
 	if len(w.live) != 0 || !slices.Equal(w.removed, []string{"main/hello"}) {
 		t.Errorf("live %v, removed %v", w.live, w.removed)
 	}
-	if n := &w.gate.index.root; len(n.literal)+len(n.here)+len(n.rest) != 0 || n.param != nil {
+	if n := w.gate.index.roots; len(n) != 0 {
 		t.Errorf("left in the tree: %+v", n)
 	}
 	// A second gate over the same tables knows the same.
@@ -346,7 +350,7 @@ func TestFollows(t *testing.T) {
 	g, err := Open(context.Background(), w.gate.cfg)
 	check1(t, err)
 	defer g.Close()
-	if _, err := g.Match("GET", "/again"); err != nil {
+	if _, err := g.Match("localhost", "GET", "/again"); err != nil {
 		t.Error(err)
 	}
 }
@@ -390,7 +394,7 @@ func TestMatch(t *testing.T) {
 		{"POST", "/what/ever", "POST /{all+}", "all=what/ever"},
 		{"BREW", "/users", "", ""},
 	} {
-		m, err := w.gate.Match(test.method, test.path)
+		m, err := w.gate.Match("localhost", test.method, test.path)
 		got, params := "", []string{}
 		if err == nil {
 			got = m.Route.Method + " " + m.Route.Path
@@ -412,7 +416,7 @@ func TestMatchTwice(t *testing.T) {
 	w := newWorld(t)
 	w.deploy(t, "zzz", "first", "GET /here")
 	w.deploy(t, "main", "second", "GET /here")
-	m, err := w.gate.Match("GET", "/here")
+	m, err := w.gate.Match("localhost", "GET", "/here")
 	check1(t, err)
 	if m.Version.Function != "first" {
 		t.Errorf("it went to %s", m.Version.Function)
@@ -454,7 +458,7 @@ func FuzzMatch(f *testing.F) {
 		if strings.Contains(decoded, "//") || strings.ContainsAny(decoded, "\\\x00\r\n") || filepath.Clean(decoded) != decoded && filepath.Clean(decoded)+"/" != decoded {
 			t.Fatalf("%q means %q", path, decoded)
 		}
-		m, ok := x.match("GET", path)
+		m, ok := x.match(origin{}, "GET", path)
 		if ok != (path != "/") {
 			t.Fatalf("%q: %v", path, ok)
 		}
@@ -474,7 +478,7 @@ func BenchmarkAdmit(b *testing.B) {
 	key := w.key(b, "main", bawn.RoleInvoker)
 	b.ReportAllocs()
 	for b.Loop() {
-		m, err := w.gate.Match("GET", "/f50/abc")
+		m, err := w.gate.Match("localhost", "GET", "/f50/abc")
 		if err != nil {
 			b.Fatal(err)
 		}

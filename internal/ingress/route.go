@@ -19,7 +19,7 @@ const (
 	maxPathSegments = 256
 )
 
-// Match is the route that a request's method and path lead to.
+// Match is the route that a request's host, method and path lead to.
 type Match struct {
 	Version *bawn.Version // the live one
 	Route   *bawn.Route
@@ -40,7 +40,23 @@ type index struct {
 	inspected int                  // live versions that have text inspected
 	functions map[functionKey]*entry
 	versions  map[string]*bawn.Version // by the table's key
-	root      node
+	roots     map[origin]*node
+}
+
+// An origin is where a route answers: on a domain of its tenant's, or, the zero
+// value, on the node's own names, which all tenants share.
+type origin struct{ tenant, host string }
+
+// origins lists where a route of tenant answers.
+func origins(tenant string, r *bawn.Route) []origin {
+	if len(r.Hosts) == 0 {
+		return []origin{{}}
+	}
+	all := make([]origin, len(r.Hosts))
+	for i, h := range r.Hosts {
+		all[i] = origin{tenant, h}
+	}
+	return all
 }
 
 type functionKey struct{ tenant, name string }
@@ -72,6 +88,7 @@ func newIndex(changed func(map[bawn.Runtime]int), removed func(tenant, function 
 		live:      make(map[bawn.Runtime]int),
 		functions: make(map[functionKey]*entry),
 		versions:  make(map[string]*bawn.Version),
+		roots:     make(map[origin]*node),
 	}
 }
 
@@ -158,37 +175,45 @@ func (x *index) link(e *entry) {
 	}
 	for i := range e.live.Perimeter.Ingress.HTTP {
 		r := &e.live.Perimeter.Ingress.HTTP[i]
-		t := target{route: r, entry: e}
-		at := &x.root
-		tail := false
-		for s := range strings.SplitSeq(strings.TrimPrefix(r.Path, "/"), "/") {
-			switch {
-			case strings.HasPrefix(s, "{") && strings.HasSuffix(s, "+}"):
-				t.names = append(t.names, s[1:len(s)-2])
-				tail = true
-			case strings.HasPrefix(s, "{"):
-				t.names = append(t.names, strings.Trim(s, "{}"))
-				if at.param == nil {
-					at.param = &node{}
-				}
-				at = at.param
-			default:
-				next := at.literal[s]
-				if next == nil {
-					if at.literal == nil {
-						at.literal = make(map[string]*node)
-					}
-					next = &node{}
-					at.literal[s] = next
-				}
-				at = next
+		for _, o := range origins(e.live.Tenant, r) {
+			if x.roots[o] == nil {
+				x.roots[o] = &node{}
 			}
+			x.roots[o].add(target{route: r, entry: e})
 		}
-		if tail {
-			at.rest = insert(at.rest, t)
-		} else {
-			at.here = insert(at.here, t)
+	}
+}
+
+// add adds t below n, where its route's path leads.
+func (n *node) add(t target) {
+	at, tail := n, false
+	for s := range strings.SplitSeq(strings.TrimPrefix(t.route.Path, "/"), "/") {
+		switch {
+		case strings.HasPrefix(s, "{") && strings.HasSuffix(s, "+}"):
+			t.names = append(t.names, s[1:len(s)-2])
+			tail = true
+		case strings.HasPrefix(s, "{"):
+			t.names = append(t.names, strings.Trim(s, "{}"))
+			if at.param == nil {
+				at.param = &node{}
+			}
+			at = at.param
+		default:
+			next := at.literal[s]
+			if next == nil {
+				if at.literal == nil {
+					at.literal = make(map[string]*node)
+				}
+				next = &node{}
+				at.literal[s] = next
+			}
+			at = next
 		}
+	}
+	if tail {
+		at.rest = insert(at.rest, t)
+	} else {
+		at.here = insert(at.here, t)
 	}
 }
 
@@ -213,8 +238,13 @@ func (x *index) unlink(e *entry) {
 	if inspects(e.live) {
 		x.inspected--
 	}
-	if len(e.live.Perimeter.Ingress.HTTP) > 0 {
-		x.root.prune(e)
+	routes := e.live.Perimeter.Ingress.HTTP
+	for i := range routes {
+		for _, o := range origins(e.live.Tenant, &routes[i]) {
+			if root := x.roots[o]; root != nil && root.prune(e) {
+				delete(x.roots, o)
+			}
+		}
 	}
 	e.live = nil
 }
@@ -252,15 +282,19 @@ func (x *index) resolve(ref bawn.Ref) *bawn.Version {
 	return x.versions[versionKey(e.function, n)]
 }
 
-// match finds the most specific route for a request: in each segment a literal
+// match finds the most specific route of an origin for a request: in each segment a literal
 // goes before {name}, and that before {name+}; in the same place a method goes
 // before ANY. HEAD is answered by GET where nothing else is said. rawPath is as
 // it came, still escaped, and has been through [CheckPath].
-func (x *index) match(method, rawPath string) (Match, bool) {
+func (x *index) match(o origin, method, rawPath string) (Match, bool) {
 	m := matcher{method: method}
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	t := m.find(&x.root, rawPath[1:])
+	root := x.roots[o]
+	if root == nil {
+		return Match{}, false
+	}
+	t := m.find(root, rawPath[1:])
 	if t == nil {
 		return Match{}, false
 	}
@@ -337,6 +371,46 @@ func decode(s string) string {
 		return s // CheckPath has seen to it that there is none
 	}
 	return d
+}
+
+// HostName returns the name in a request's Host, in lower case and without the
+// port: "" for one that has none, or that is none.
+func HostName(host string) string {
+	name := host
+	if strings.HasPrefix(name, "[") {
+		inside, port, ok := strings.Cut(name[1:], "]")
+		if !ok || strings.Trim(strings.ToLower(inside), "0123456789abcdef:.") != "" || !isPort(port) {
+			return ""
+		}
+		return strings.ToLower(inside)
+	}
+	if i := strings.IndexByte(name, ':'); i >= 0 {
+		if !isPort(name[i:]) {
+			return ""
+		}
+		name = name[:i]
+	}
+	if len(name) > bawn.MaxDomainBytes {
+		return ""
+	}
+	lower := true
+	for i := 0; i < len(name); i++ {
+		switch c := name[i]; {
+		case 'A' <= c && c <= 'Z':
+			lower = false
+		case c != '.' && c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z'):
+			return ""
+		}
+	}
+	if lower {
+		return name
+	}
+	return strings.ToLower(name)
+}
+
+// isPort reports whether s is a colon with a port, or nothing.
+func isPort(s string) bool {
+	return s == "" || s[0] == ':' && len(s) <= 6 && strings.Trim(s[1:], "0123456789") == ""
 }
 
 // CheckPath reports whether a request's path, still escaped, has one meaning

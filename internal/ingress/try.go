@@ -1,7 +1,10 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
+	"maps"
+	"slices"
 	"sync"
 
 	"bawn.dev/bawn"
@@ -118,18 +121,22 @@ func (t *Trial) lends(req policy.Request) bool {
 	return t.gate.cfg.Policy.Allows(req)
 }
 
-// MatchIn is Match among the routes of v alone.
-func (g *Gate) MatchIn(v *bawn.Version, method, rawPath string) (Match, error) {
+// MatchIn is Match among the routes of v alone, on the node's own names and, where
+// no route answers there, on the domains that v names, by the alphabet. It returns
+// the host, "" for the node's own.
+func (g *Gate) MatchIn(v *bawn.Version, method, rawPath string) (m Match, host string, err error) {
 	if err := CheckPath(rawPath); err != nil {
-		return Match{}, err
+		return m, "", err
 	}
 	x := newIndex(func(map[bawn.Runtime]int) {}, func(string, string) {})
 	f := &bawn.Function{Tenant: v.Tenant, Name: v.Function, Latest: v.Number, Aliases: map[string]int{bawn.LiveAlias: v.Number}}
 	x.setVersion(versionKey(f, v.Number), v)
 	x.setFunction(v.Tenant+"."+v.Function, f)
-	m, ok := x.match(method, rawPath)
-	if !ok {
-		return Match{}, notFound()
+	all := slices.SortedFunc(maps.Keys(x.roots), func(a, b origin) int { return cmp.Compare(a.host, b.host) })
+	for _, o := range all {
+		if m, ok := x.match(o, method, rawPath); ok {
+			return m, o.host, nil
+		}
 	}
-	return m, nil
+	return m, "", notFound()
 }

@@ -63,12 +63,15 @@ func New(cfg Config) *Invoker {
 // Match is the route that a request led to.
 type Match = ingress.Match
 
-// Match returns the route for a method and a path as it came, still escaped.
-// Its errors are CodeInvalid for a path with more than one meaning, and
+// Match returns the route for a Host, a method and a path as it came, still
+// escaped. Its errors are CodeInvalid for a path with more than one meaning, and
 // CodeNotFound.
-func (i *Invoker) Match(method, rawPath string) (Match, error) {
-	return i.cfg.Gate.Match(method, rawPath)
+func (i *Invoker) Match(host, method, rawPath string) (Match, error) {
+	return i.cfg.Gate.Match(host, method, rawPath)
 }
+
+// Own reports whether a request's Host is one of the node's own names.
+func (i *Invoker) Own(host string) bool { return i.cfg.Gate.Own(host) }
 
 // Flood holds the address that a request comes from to the node's rate; see
 // [ingress.Gate.Flood].

@@ -51,7 +51,8 @@ func (i *Invoker) Test(ctx context.Context, by bawn.Principal, v *bawn.Version, 
 	return Tried{Result: result, Stopped: stopped}, err
 }
 
-// MatchIn is Match among the routes of v alone.
-func (i *Invoker) MatchIn(v *bawn.Version, method, rawPath string) (Match, error) {
+// MatchIn is Match among the routes of v alone, and says on which host: "" for the
+// node's own names.
+func (i *Invoker) MatchIn(v *bawn.Version, method, rawPath string) (m Match, host string, err error) {
 	return i.cfg.Gate.MatchIn(v, method, rawPath)
 }

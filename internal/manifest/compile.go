@@ -60,6 +60,7 @@ func Compile(name string, f Function) (bawn.Version, error) {
 		route := bawn.Route{Method: r.Method, Path: r.Path, Access: r.Access.compile()}
 		route.Inspect = r.inspection()
 		route.Limits = r.Limits.Rate.compile()
+		r.Web.compile(&route)
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
 	if in := f.Ingress.Event.Inspect; in != nil {

@@ -212,13 +212,15 @@ func manifestFields() object[File] {
 			f.Functions[key.Value] = fn
 			f.Order = append(f.Order, key.Value)
 			for _, r := range fn.Ingress.HTTP {
-				for _, m := range Overlapping(r.Method) {
-					if other, taken := claimed[m+" "+PathShape(r.Path)]; taken && other != key.Value {
-						d.report(key, here, fmt.Sprintf("functions %q and %q both claim %s %s", other, key.Value, r.Method, r.Path), "")
-						break
+				for _, place := range r.places() {
+					for _, m := range Overlapping(r.Method) {
+						if other, taken := claimed[m+" "+place]; taken && other != key.Value {
+							d.report(key, here, fmt.Sprintf("functions %q and %q both claim %s %s", other, key.Value, r.Method, r.Path), "")
+							break
+						}
 					}
+					claimed[r.Method+" "+place] = key.Value
 				}
-				claimed[r.Method+" "+PathShape(r.Path)] = key.Value
 			}
 		}
 	}
@@ -290,13 +292,13 @@ func fieldNames[T any](o object[T]) []string {
 func ingressFields() object[Ingress] {
 	route := object[Route]{
 		doc: "a route",
-		fields: []field[Route]{
+		fields: slices.Concat([]field[Route]{
 			is("method", "an HTTP method, or ANY for all of them", oneOf("method", Methods()), func(r *Route) *string { return &r.Method }).must(),
 			is("path", "begins with /; {name} matches one segment, a last {name+} the rest", routePath(), func(r *Route) *string { return &r.Path }).must(),
 			is("access", "what a caller shows: key, also when left out, for an API key; or another kind of access", access(), func(r *Route) *Access { return &r.Access }),
 			is("inspect", "how text is searched for attacks: off, detect, block, or {mode, level, exclude}; block where a public route takes text, else off", inspection(), func(r *Route) **Inspection { return &r.Inspect }),
 			into("limits", "how often this route may be called, beside the function's own limits", routeLimitsFields(), func(r *Route) *Limits { return &r.Limits }),
-		},
+		}, webFields()),
 	}
 	return object[Ingress]{
 		doc: "ingress",
@@ -310,11 +312,13 @@ func ingressFields() object[Ingress] {
 		rules: func(i *Ingress, has func(string) bool, say func(string, error)) {
 			seen := map[string]bool{}
 			for _, r := range i.HTTP {
-				key := r.Method + " " + PathShape(r.Path)
-				if seen[key] {
-					say("http", &wrong{Message: fmt.Sprintf("two routes are %s %s", r.Method, r.Path)})
+				for _, place := range r.places() {
+					key := r.Method + " " + place
+					if seen[key] {
+						say("http", &wrong{Message: fmt.Sprintf("two routes are %s %s", r.Method, r.Path)})
+					}
+					seen[key] = true
 				}
-				seen[key] = true
 			}
 			if s := twice(i.Callers); s != "" {
 				say("callers", &wrong{Message: fmt.Sprintf("callers names %s a second time", quote(s))})

@@ -74,6 +74,7 @@ type Route struct {
 
 	Inspect *Inspection `json:"inspect,omitempty"` // nil takes the default, which depends on who may call
 	Limits  Limits      `json:"limits,omitzero"`   // its rates; a route has no concurrency
+	Web
 }
 
 // Event says what of calls by name is looked at.

@@ -112,7 +112,9 @@ func (n *Node) openCalls(s spine) {
 		Suspended: n.tenants.Suspended, Timed: n.cfg.Timed,
 		AddressRate: n.cfg.AddressRate, AddressRateAtHome: n.cfg.AddressRateAtHome,
 		TenantRate: func(tenant string) int { q, _ := n.tenants.Quota(tenant); return q.Rate },
-		Hops:       n.root.derive("hops"), Record: n.record.Append,
+		// Upwards: which hosts are whose, the operator says.
+		Host: func(name string) (string, bool) { return n.hostOf(s.changes, name) },
+		Hops: n.root.derive("hops"), Record: n.record.Append,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,
@@ -134,8 +136,8 @@ func (n *Node) openCalls(s spine) {
 		Gate: gate, Pool: c.pool, Evidence: n.record, Log: n.redact.lines(s.logs.Write), Release: egress.NewReleaser(n.redact.version),
 		Observe: func(o invoke.Observation) { s.metrics.observe(o); s.traces.observe(o) },
 	})
-	c.trigger = trigger.NewHTTP(trigger.HTTPConfig{Invoker: c.invoker, Errors: log})
-	c.lambda = trigger.NewLambda(trigger.LambdaConfig{Invoker: c.invoker, Errors: log})
+	c.trigger = trigger.NewHTTP(trigger.HTTPConfig{Invoker: c.invoker, Proxies: n.proxies, Errors: log})
+	c.lambda = trigger.NewLambda(trigger.LambdaConfig{Invoker: c.invoker, Proxies: n.proxies, Errors: log})
 	log.Debug("calls are served")
 }
 
@@ -190,7 +192,8 @@ func (n *Node) serveCall(w http.ResponseWriter, r *http.Request) {
 		trigger.Unavailable(w, r)
 		return
 	}
-	if strings.HasPrefix(r.RequestURI, trigger.LambdaPrefix) {
+	// On a tenant's domain there is nothing but its routes.
+	if strings.HasPrefix(r.RequestURI, trigger.LambdaPrefix) && n.calls.invoker.Own(r.Host) {
 		n.calls.lambda.ServeHTTP(w, r)
 		return
 	}
@@ -266,7 +269,7 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: slices.Concat(n.calls.driver.Probe(), []bawn.Capability{n.fourEyes(), n.privileges(), n.reaches()}, n.witnessed(), n.labelled())}
+	doc := api.Doctor{Capabilities: slices.Concat(n.calls.driver.Probe(), []bawn.Capability{n.fourEyes(), n.privileges(), n.reaches()}, n.proxied(), n.witnessed(), n.labelled())}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

@@ -35,6 +35,10 @@ type Config struct {
 	Public string // address for calls: [DefaultPublic]
 	Admin  string // address of the control API: [DefaultAdmin]
 
+	// TrustedProxies are the addresses and CIDRs whose word is believed on where
+	// requests come from.
+	TrustedProxies []string
+
 	Names        []string      // further host names and addresses for the certificate
 	ContextFile  string        // where to write the context of the first administrator; empty: nowhere
 	ForceContext bool          // replace a context file that belongs to another node

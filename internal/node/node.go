@@ -32,6 +32,7 @@ import (
 	"bawn.dev/bawn/internal/sandbox/linux"
 	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
+	"bawn.dev/bawn/internal/trigger"
 )
 
 // Node is a running node. Its methods are safe for concurrent use.
@@ -53,6 +54,8 @@ type Node struct {
 	context *contextFile
 	privileged
 
+	proxies       trigger.Proxies
+	names         map[string]bool // the node's own
 	public, admin *listener
 	notice        string
 	labels        map[string]string // where it is
@@ -134,6 +137,14 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	n.onClose("admin address", func(context.Context) error { return ignoreClosed(admin.Close()) })
 	hosts, err := withNames(hostNames(cfg.Public, cfg.Admin), cfg.Names)
 	if err != nil {
+		return nil, err
+	}
+
+	n.names = make(map[string]bool, len(hosts))
+	for _, h := range hosts {
+		n.names[h] = true
+	}
+	if n.proxies, err = trigger.ParseProxies(cfg.TrustedProxies); err != nil {
 		return nil, err
 	}
 
@@ -239,7 +250,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		Halt: n.halt, Belongings: n.belongings(),
 		// Upwards: a deploy has the interior compile what should not be compiled
 		// at each start, and what tests it has run as calls are.
-		Compile: n.compile, Test: n.test, Consents: n.guard.Consents, Solo: cfg.Solo, Log: log,
+		Compile: n.compile, Test: n.test, Consents: n.guard.Consents, OwnHost: n.ownHost, Solo: cfg.Solo, Log: log,
 		Archive: control.Archive{Node: n.ca.id(), Version: cfg.Version, Key: root.stateKey(), Blobs: blobs, File: func(name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(data, name))
 		}},

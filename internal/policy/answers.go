@@ -45,7 +45,7 @@ func (q *question) key(rules asked, needs attributes) (k askedKey, ok bool) {
 		k.trigger = q.req.Trigger
 	}
 	if needs&needRoute != 0 && q.req.Route != nil {
-		k.routeMethod, k.routeAt = q.req.Route.Method, q.req.Route.Path
+		k.routeMethod, k.routeAt = q.req.Route.Method, q.req.Route.At()
 	}
 	if needs&needAccess != 0 {
 		k.access = q.access()

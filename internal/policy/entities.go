@@ -282,4 +282,4 @@ func (q *question) access() string {
 }
 
 // routeText is a route as rules name it.
-func routeText(r *bawn.Route) string { return r.Method + " " + r.Path }
+func routeText(r *bawn.Route) string { return r.String() }

@@ -1,6 +1,7 @@
 package trigger
 
 import (
+	"cmp"
 	"encoding/base64"
 	"mime"
 	"net"
@@ -20,6 +21,7 @@ type request struct {
 	id      string
 	trace   string
 	source  string // the caller's address
+	scheme  string // by which the caller sent it
 	rawPath string
 	query   string // raw
 	route   *bawn.Route
@@ -169,7 +171,9 @@ func appendHeaders(b []byte, q *request) []byte {
 	b = appendString(b, q.http.Host)
 	b = append(b, `,"x-forwarded-for":`...)
 	b = appendString(b, q.source)
-	b = append(b, `,"x-forwarded-proto":"https","x-amzn-trace-id":`...)
+	b = append(b, `,"x-forwarded-proto":"`...)
+	b = append(b, cmp.Or(q.scheme, "https")...) // one of two words
+	b = append(b, `","x-amzn-trace-id":`...)
 	b = appendString(b, q.trace)
 	var port string
 	if _, p, err := net.SplitHostPort(q.http.Host); err == nil {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -25,6 +26,7 @@ import (
 type HTTPConfig struct {
 	Invoker *invoke.Invoker
 	Account string       // shown to functions in events: 123456789012
+	Proxies Proxies      // whose word is believed on where requests come from
 	Errors  *slog.Logger // hears of defects of Bawn's own
 }
 
@@ -39,6 +41,7 @@ type httpTrigger struct {
 	cfg     HTTPConfig
 	buffers sync.Pool // of *[]byte for streams
 	room    room
+	shared  shared
 }
 
 // NewHTTP returns the handler of the public listener. It gives functions the
@@ -50,7 +53,7 @@ func NewHTTP(cfg HTTPConfig) http.Handler {
 	if cfg.Errors == nil {
 		cfg.Errors = slog.New(slog.DiscardHandler)
 	}
-	return &httpTrigger{cfg: cfg, buffers: sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}}
+	return &httpTrigger{cfg: cfg, shared: newShared(), buffers: sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}}
 }
 
 // ServeHTTP runs one request.
@@ -62,14 +65,18 @@ func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// A proxy that went by that one must not send a second request here.
 		w.Header()["Connection"] = []string{"close"}
 	}
-	c.Source = source(r)
-	if err := t.cfg.Invoker.Flood(r.Context(), c); err != nil {
+	from, err := t.cfg.Proxies.client(r)
+	c.Source = from.source
+	if err := cmp.Or(t.cfg.Invoker.Flood(r.Context(), c), err); err != nil {
 		t.fail(w, r, c, err)
+		return
+	}
+	if t.preflight(w, r, from.scheme) {
 		return
 	}
 	s := share{room: &t.room, most: maxHeldOpen}
 	defer s.end()
-	if err := t.call(r, c, &s); err != nil {
+	if err := t.call(w, r, c, &s, from.scheme); err != nil {
 		t.fail(w, r, c, err)
 		return
 	}
@@ -94,13 +101,15 @@ func (t *httpTrigger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t.answer(w, r, c, result)
 }
 
-// call fills in c from the request. What that takes of memory is in s.
-func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
+// call fills in c from the request, and dresses the answer as the route has it. What
+// that takes of memory is in s.
+func (t *httpTrigger) call(w http.ResponseWriter, r *http.Request, c *bawn.Call, s *share, scheme string) error {
 	rawPath, query, _ := strings.Cut(r.RequestURI, "?")
-	m, err := t.cfg.Invoker.Match(r.Method, rawPath)
+	m, err := t.cfg.Invoker.Match(r.Host, r.Method, rawPath)
 	if err != nil {
 		return err
 	}
+	t.dress(w.Header(), m.Route, r, scheme)
 	if n := strings.Count(query, "&"); n >= maxParameters {
 		return bawn.Errorf(bawn.CodeInvalid, "http", "the query has more than %d parameters", maxParameters).WithFix("send less, or send them in the body")
 	}
@@ -134,7 +143,7 @@ func (t *httpTrigger) call(r *http.Request, c *bawn.Call, s *share) error {
 	signedBody(c, body)
 	c.Request.Body = body
 	q := request{
-		http: r, id: c.ID, trace: c.TraceID, source: c.Source,
+		http: r, id: c.ID, trace: c.TraceID, source: c.Source, scheme: scheme,
 		rawPath: rawPath, query: query, route: m.Route, params: m.Params,
 		account: t.cfg.Account, api: m.Version.Function, at: c.At,
 		hideKey: c.Bearer != "" || c.Signed != nil, claims: c.Claims, body: body,
@@ -244,7 +253,7 @@ func (t *httpTrigger) answer(w http.ResponseWriter, r *http.Request, c *bawn.Cal
 		p.header["Content-Length"] = []string{strconv.Itoa(len(p.body))}
 	}
 	result.Payload = nil // what is sent may be another copy: one is enough to wait for the caller
-	p.writeHead(w)
+	p.writeHead(w, c.Route)
 	if r.Method != http.MethodHead && len(p.body) > 0 {
 		w.Write(p.body) // an error means that the caller has gone
 	}
@@ -300,7 +309,7 @@ func (t *httpTrigger) stream(w http.ResponseWriter, r *http.Request, c *bawn.Cal
 		}
 		return
 	}
-	p.writeHead(w)
+	p.writeHead(w, c.Route)
 	if r.Method == http.MethodHead {
 		return // all that was asked for; Close ends what would go on
 	}
@@ -357,7 +366,9 @@ func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 		writeError(w, r, code.Status(), e.Message, c.ID, e.Fix)
 		return
 	case bawn.CodeNotFound:
-		// A function's name and how to list them is for who has a key.
+		// A function's name and how to list them is for who has a key, and that there
+		// is a route must not show by how the answer is dressed.
+		maps.DeleteFunc(w.Header(), func(name string, _ []string) bool { return name != "X-Request-Id" && name != "Connection" })
 		writeError(w, r, code.Status(), "Not Found", c.ID, "")
 		return
 	}

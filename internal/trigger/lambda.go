@@ -39,6 +39,7 @@ type LambdaConfig struct {
 	Invoker *invoke.Invoker
 	Account string       // in the names of functions: 123456789012
 	Region  string       // the same: us-east-1
+	Proxies Proxies      // whose word is believed on where requests come from
 	Errors  *slog.Logger // hears of defects of Bawn's own
 }
 
@@ -150,8 +151,9 @@ func (t *Lambda) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
 		w.Header()["Connection"] = []string{"close"} // as in httpTrigger.ServeHTTP
 	}
-	c.Source = source(r)
-	if err := t.cfg.Invoker.Flood(r.Context(), c); err != nil {
+	from, err := t.cfg.Proxies.client(r)
+	c.Source = from.source
+	if err := cmp.Or(t.cfg.Invoker.Flood(r.Context(), c), err); err != nil {
 		t.fail(w, r, c, nil, err)
 		return
 	}

@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"bawn.dev/bawn"
 )
 
 // Bounds of what a function may say about its answer.
@@ -244,13 +246,22 @@ func readPrelude(r io.Reader) (*reply, []byte, error) {
 	}
 }
 
-// write sends the reply's head. The platform's own headers are set already.
-func (p *reply) writeHead(w http.ResponseWriter) {
+// writeHead sends the reply's head. What the platform and the manifest say in it is
+// set already.
+func (p *reply) writeHead(w http.ResponseWriter, route *bawn.Route) {
 	h := w.Header()
 	if h["Ratelimit"] != nil { // a caller must not be told of two
 		delete(p.header, "Ratelimit")
 		delete(p.header, "Ratelimit-Policy")
 	}
-	maps.Copy(h, p.header)
+	for name, values := range p.header {
+		switch {
+		case settled(route, name):
+		case name == "Vary" && h["Vary"] != nil:
+			h["Vary"] = append(slices.Clone(h["Vary"]), values...)
+		default:
+			h[name] = values
+		}
+	}
 	w.WriteHeader(p.status)
 }

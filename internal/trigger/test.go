@@ -2,6 +2,7 @@ package trigger
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -119,17 +120,17 @@ func testEvent(inv *invoke.Invoker, c *bawn.Call, t *bawn.Test, v *bawn.Version)
 	}
 	method, target, _ := strings.Cut(t.Route, " ")
 	rawPath, query, _ := strings.Cut(target, "?")
-	m, err := inv.MatchIn(v, method, rawPath)
+	m, host, err := inv.MatchIn(v, method, rawPath)
 	if err != nil {
 		return err
 	}
 	c.Trigger, c.Route, c.Source = "http", m.Route, "127.0.0.1"
 	r := &http.Request{
-		Method: method, URL: &url.URL{Path: rawPath, RawQuery: query}, RequestURI: target, Host: "localhost",
+		Method: method, URL: &url.URL{Path: rawPath, RawQuery: query}, RequestURI: target, Host: cmp.Or(host, "localhost"),
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{},
 	}
 	c.Event = appendEvent(nil, &request{
-		http: r, id: c.ID, trace: c.TraceID, source: c.Source, rawPath: rawPath, query: query, route: m.Route, params: m.Params,
+		http: r, id: c.ID, trace: c.TraceID, source: c.Source, scheme: "https", rawPath: rawPath, query: query, route: m.Route, params: m.Params,
 		account: defaultAccount, api: v.Function, at: c.At,
 	})
 	c.Request = &bawn.Request{Method: method, Host: r.Host, Path: rawPath, Query: query, Header: r.Header, Params: m.Params, Proto: r.Proto}
