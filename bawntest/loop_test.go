@@ -52,12 +52,12 @@ func TestH5LoopsEnd(t *testing.T) {
 	}
 }
 
-// A call of itself by a function that may run once at a time can only end with
-// the caller's own time; control E.
-func TestCallEndsWithItsCaller(t *testing.T) {
+// A call of itself by a function that may run once at a time waits for nothing that
+// could come: it is refused at once; control H2.
+func TestH2CircleEndsAtOnce(t *testing.T) {
 	n := newTown(t)
 	n.deploy("alone", []string{"alone"}, []string{"alone"}, func(spec map[string]any) {
-		spec["interior"] = map[string]any{"timeout": "1s", "concurrency": 1}
+		spec["interior"] = map[string]any{"timeout": "4s", "concurrency": 1} // shorter than a call waits
 	})
 	inv, err := n.Invoke(t.Context(), "alone", "", []byte(`{"ring":["alone"]}`))
 	if err != nil {
@@ -65,15 +65,12 @@ func TestCallEndsWithItsCaller(t *testing.T) {
 	}
 	b, _ := io.ReadAll(inv.Body)
 	inv.Body.Close()
-	if inv.FunctionError == "" || !strings.Contains(string(b), "timed out after 1.00 seconds") {
+	var g got
+	if json.Unmarshal(b, &g) != nil || inv.FunctionError != "" || g.Status != 429 || g.Type != "TooManyRequestsException" {
 		t.Errorf("%s", b)
 	}
-	var ended []bawn.Record
-	n.until("the outcome of the inner call", func() bool {
-		ended = n.records(func(r *bawn.Record) bool { return r.Kind == bawn.KindOutcome && r.Detail["parent"] == inv.ID })
-		return len(ended) > 0
-	})
-	if len(ended) != 1 || ended[0].Outcome != "error" || !strings.Contains(ended[0].Reason, "went away") {
+	ended := n.records(func(r *bawn.Record) bool { return r.Kind == bawn.KindOutcome && r.Detail["parent"] == inv.ID })
+	if len(ended) != 1 || ended[0].Outcome != "error" || !strings.Contains(ended[0].Reason, "waits for this one") {
 		t.Errorf("%+v", ended)
 	}
 	if out := invoke(t, n.Client, "alone", map[string]any{"say": "well"}); out != `"well"` {

@@ -35,7 +35,10 @@ type instance struct {
 	state  string
 	since  time.Time // of the state idle or busy
 	calls  int
-	memory int64 // the peak, when last read
+	memory int64       // the peak, when last read
+	holder *tally      // of whom it serves, or will
+	errand errand      // what it serves, or served last
+	waits  []*function // for which calls wait that it has made, and theirs
 
 	// By whoever has the instance.
 	frozen  bool // must be thawed before use
@@ -283,6 +286,10 @@ func (in *instance) serve(c *bawn.Call, cold bool) *bawn.Result {
 	in.fleet.fn.mu.Lock()
 	in.since = began
 	in.calls++
+	in.errand = errand{id: c.ID, parent: c.Parent}
+	if c.Caller != nil {
+		in.errand.from = functionKey{c.Caller.Tenant, c.Caller.Function}
+	}
 	in.fleet.fn.mu.Unlock()
 	in.out.begin(c.ID, began, c.Tail)
 	in.timer.Reset(timeout)

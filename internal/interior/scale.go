@@ -34,6 +34,15 @@ type function struct {
 	slots   int       // instances that exist or are being made, of all versions
 	waiters []*waiter // oldest first
 	turned  time.Time // when a slot last changed hands; see turn
+
+	// Who has what; see share.go.
+	tallies   map[caller]*tally
+	turns     int       // slots given so far
+	strangers int       // slots of callers without a credential
+	bytes     int64     // of the events of waiters
+	last      caller    // who called last
+	mixed     time.Time // when somebody else did before
+	known     time.Time // when somebody with a credential last called
 }
 
 // A fleet is the instances of one version.
@@ -61,8 +70,12 @@ type fleet struct {
 // A waiter is a call that waits for an instance or for leave to start one.
 type waiter struct {
 	fleet *fleet
+	tally *tally // of who calls; nil for the platform itself
+	bytes int64  // of its event
 	since time.Time
 	grant chan grant // one is sent, after the waiter has left the queue
+	// giveUp says that no slot can become free before the call has ended.
+	giveUp bool
 }
 
 // A grant is one of: an instance, leave to start one (a slot is taken), or why
@@ -101,24 +114,38 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 	fn := f.fn // locked by enter
 	now := time.Now()
 	f.called(now)
-	in, ended := f.pop(now)
-	var evicted *instance
+	t := fn.tally(callerOf(c), now)
+	may := f.may(t, now)
+	var in, evicted *instance
+	var ended []*instance
+	if may {
+		in, ended = f.pop(now)
+	}
 	start := false
 	switch {
-	case in != nil:
-	case !fn.waitsFor(f) && (f.never || f.busy+f.starting == 0):
+	case in != nil || !may:
+	case !fn.first(f, now) && (f.never || f.busy+f.starting == 0):
 		start, evicted = fn.slot(f)
 	}
 	var w *waiter
 	if in == nil && !start {
-		if len(fn.waiters) >= p.cfg.QueueLength || p.queuedBytes.Load()+int64(len(c.Event)) > maxQueueBytes {
+		// A function's events may take as much as they leave for those of others.
+		size, left := int64(len(c.Event)), maxQueueBytes-p.queuedBytes.Load()
+		full := len(fn.waiters) >= p.cfg.QueueLength && !fn.displace(t, func() error { return p.throttle(v, "other callers wait, too") })
+		if full || size > left || fn.bytes+size > left {
+			fn.drop(t)
 			fn.mu.Unlock()
 			destroyAll(ended)
 			return nil, false, p.throttle(v, "too many calls wait already")
 		}
-		w = &waiter{fleet: f, since: now, grant: make(chan grant, 1)}
-		fn.waiters = append(fn.waiters, w)
+		w = &waiter{fleet: f, tally: t, bytes: size, since: now, grant: make(chan grant, 1)}
+		fn.queue(w)
 		f.watchQueue()
+	} else {
+		fn.hold(t)
+		if in != nil {
+			in.holder = t
+		}
 	}
 	if start {
 		f.starts(now)
@@ -131,6 +158,12 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 	if w != nil {
 		p.queuedBytes.Add(int64(len(c.Event)))
 		defer p.queuedBytes.Add(-int64(len(c.Event)))
+		if c.Caller != nil {
+			defer p.chainWaits(c, fn)()
+			if fn.stuck(map[*function]bool{}) {
+				w.giveUp = true
+			}
+		}
 		g, err := p.wait(ctx, v, w)
 		switch {
 		case err != nil:
@@ -143,21 +176,30 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 	} else if in != nil {
 		return in, false, nil
 	}
-	in, err = p.launch(f)
+	in, err = p.launch(f, t)
 	return in, err == nil, err
 }
 
 // wait waits for a grant. When it gives up and a grant has come meanwhile, the
 // grant is used or passed on.
 func (p *Pool) wait(ctx context.Context, v *bawn.Version, w *waiter) (grant, error) {
-	timer := time.NewTimer(p.cfg.QueueWait)
+	patience := p.cfg.QueueWait
+	if w.giveUp {
+		patience = 0
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	var err error
 	select {
 	case g := <-w.grant:
 		return g, nil
 	case <-timer.C:
-		err = p.throttle(v, "no instance was free in time")
+		if w.giveUp {
+			p.count.throttled.Add(1)
+			err = errCircle(v)
+		} else {
+			err = p.throttle(v, "no instance was free in time")
+		}
 	case <-ctx.Done():
 		err = bawn.Wrap(context.Cause(ctx), bawn.CodeUnavailable, "run", "the caller went away")
 	case <-p.ctx.Done():
@@ -166,7 +208,7 @@ func (p *Pool) wait(ctx context.Context, v *bawn.Version, w *waiter) (grant, err
 	fn := w.fleet.fn
 	fn.mu.Lock()
 	if i := slices.Index(fn.waiters, w); i >= 0 {
-		fn.waiters = slices.Delete(fn.waiters, i, i+1)
+		fn.unqueue(i)
 		fn.mu.Unlock()
 		return grant{}, err
 	}
@@ -179,7 +221,7 @@ func (p *Pool) wait(ctx context.Context, v *bawn.Version, w *waiter) (grant, err
 	case g.in != nil:
 		g.in.put()
 	case g.err == nil:
-		w.fleet.launched(nil)
+		w.fleet.launched(nil, w.tally)
 	}
 	return grant{}, err
 }
@@ -190,6 +232,10 @@ func (p *Pool) throttle(v *bawn.Version, why string) error {
 	if p.full(v.Tenant) {
 		return bawn.Errorf(bawn.CodeThrottled, "run", "the instances of the tenant take all of its quota: %s", why).
 			WithFix("try again, or have the operator raise the quota: bawn tenant quota")
+	}
+	if l := v.Perimeter.Ingress.Limits; l != nil && l.Concurrency > 0 {
+		return bawn.Errorf(bawn.CodeThrottled, "run", "all %d slots of %s are taken: %s", l.Concurrency, v.Function, why).
+			WithFix("try again, or raise ingress.limits.concurrency")
 	}
 	return bawn.Errorf(bawn.CodeThrottled, "run", "all %d instances of %s are busy: %s", v.Perimeter.Interior.Concurrency, v.Function, why).
 		WithFix("try again, or raise interior.concurrency")
@@ -267,8 +313,10 @@ func (f *fleet) pop(now time.Time) (in *instance, ended []*instance) {
 // slot takes a slot for a new instance of f, if need be from an idle instance
 // of another version, which the caller must destroy. Needs mu.
 func (fn *function) slot(f *fleet) (ok bool, evicted *instance) {
-	limit := f.version.Perimeter.Interior.Concurrency
-	if fn.slots >= limit {
+	if fn.crowded() {
+		return false, nil
+	}
+	if fn.slots >= f.limit() {
 		for _, other := range fn.fleets {
 			if other != f && len(other.idle) > 0 && (evicted == nil || other.idle[0].since.Before(evicted.since)) {
 				evicted = other.idle[0]
@@ -297,29 +345,31 @@ func (f *fleet) starts(now time.Time) {
 	f.starting++
 }
 
-// launched notes that it is over. in is nil if it failed; otherwise it is busy.
-func (f *fleet) launched(in *instance) {
+// launched notes that it is over. in is nil if it failed; otherwise it is busy,
+// for whom t is, which has held it from the beginning.
+func (f *fleet) launched(in *instance, t *tally) {
 	fn := f.fn
 	fn.mu.Lock()
 	defer fn.mu.Unlock()
 	f.starting--
 	f.began = time.Now() // a later one: close enough, and it only delays growth
 	if in == nil {
+		fn.release(t)
 		fn.slots--
 		fn.pool.give(f)
 		fn.next()
 		return
 	}
 	f.instances[in] = struct{}{}
-	in.state = "busy"
+	in.state, in.holder = "busy", t
 	f.busy++
 }
 
 // launch makes an instance, busy, in the caller's time. The fleet has been told
-// of it.
-func (p *Pool) launch(f *fleet) (*instance, error) {
+// of it, and of who holds it.
+func (p *Pool) launch(f *fleet, t *tally) (*instance, error) {
 	in, err := p.start(f)
-	f.launched(in)
+	f.launched(in, t)
 	// Halt ends what it sees, and it may have looked just before.
 	if err == nil && p.halted(f.fn.key.tenant) {
 		in.retire()
@@ -330,7 +380,7 @@ func (p *Pool) launch(f *fleet) (*instance, error) {
 
 // grow makes an instance for whoever waits longest.
 func (p *Pool) grow(f *fleet) {
-	in, err := p.launch(f)
+	in, err := p.launch(f, nil)
 	if err == nil {
 		in.put()
 		return
@@ -340,8 +390,7 @@ func (p *Pool) grow(f *fleet) {
 	defer fn.mu.Unlock()
 	for i, w := range fn.waiters {
 		if w.fleet == f {
-			fn.waiters = slices.Delete(fn.waiters, i, i+1)
-			w.grant <- grant{err: err}
+			fn.serves(i, grant{err: err})
 			return
 		}
 	}
@@ -356,6 +405,8 @@ func (in *instance) rest(since time.Time) {
 	f, fn, now := in.fleet, in.fleet.fn, time.Now()
 	spent := in.spent(now) // looks at the sandbox: not under the lock
 	fn.mu.Lock()
+	fn.release(in.holder)
+	in.holder = nil
 	if spent || f.retired {
 		f.drop(in)
 		fn.mu.Unlock()
@@ -367,11 +418,10 @@ func (in *instance) rest(since time.Time) {
 		in.destroy()
 		return
 	}
-	for i, w := range fn.waiters {
-		if w.fleet == f {
-			fn.waiters = slices.Delete(fn.waiters, i, i+1)
+	if len(fn.waiters) > 0 {
+		if i := fn.pick(now, func(w *waiter) bool { return w.fleet == f }); i >= 0 {
 			in.state = "busy"
-			w.grant <- grant{in: in}
+			fn.serves(i, grant{in: in})
 			fn.next() // another version may wait for a slot only
 			fn.mu.Unlock()
 			return
@@ -409,7 +459,7 @@ func (fn *function) turn(in *instance, now time.Time) bool {
 			return false // so have those behind it
 		}
 		g := w.fleet
-		if g == in.fleet || !g.never && g.busy+g.starting > 0 {
+		if g == in.fleet || !g.never && g.busy+g.starting > 0 || !g.may(w.tally, now) {
 			continue // an instance comes back
 		}
 		fn.turned = now
@@ -421,8 +471,7 @@ func (fn *function) turn(in *instance, now time.Time) bool {
 		}
 		fn.slots++ // the same slot
 		g.starts(now)
-		fn.waiters = slices.Delete(fn.waiters, i, i+1)
-		w.grant <- grant{}
+		fn.serves(i, grant{})
 		return true
 	}
 	return false
@@ -448,6 +497,8 @@ func (f *fleet) drop(in *instance) {
 func (f *fleet) detach(in *instance) {
 	delete(f.instances, in)
 	in.state = "ending"
+	f.fn.release(in.holder)
+	in.holder = nil
 	f.fn.slots--
 	f.fn.pool.give(f)
 }
@@ -480,26 +531,35 @@ func (in *instance) withdraw(states ...string) bool {
 // next lets waiting calls start instances of their own where a slot is free and
 // nothing else will serve them. Needs mu.
 func (fn *function) next() {
-	for i := 0; i < len(fn.waiters); {
-		w := fn.waiters[i]
-		f := w.fleet
-		if !f.never && f.busy+f.starting > 0 {
+	if len(fn.waiters) == 0 {
+		return
+	}
+	for _, w := range fn.waiters {
+		if f := w.fleet; !f.never && f.busy+f.starting > 0 {
 			f.watchQueue() // an instance comes back, or watchQueue makes one
-			i++
-			continue
 		}
+	}
+	now := time.Now()
+	var full []*fleet // for which there is no slot
+	for {
+		i := fn.pick(now, func(w *waiter) bool {
+			return (w.fleet.never || w.fleet.busy+w.fleet.starting == 0) && !slices.Contains(full, w.fleet)
+		})
+		if i < 0 {
+			return
+		}
+		f := fn.waiters[i].fleet
 		ok, evicted := fn.slot(f)
 		if !ok {
 			f.watchQueue()
-			i++
+			full = append(full, f)
 			continue
 		}
 		if evicted != nil {
 			go evicted.destroy()
 		}
-		f.starts(time.Now())
-		fn.waiters = slices.Delete(fn.waiters, i, i+1)
-		w.grant <- grant{}
+		f.starts(now)
+		fn.serves(i, grant{})
 	}
 }
 

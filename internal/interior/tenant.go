@@ -112,10 +112,8 @@ func (p *Pool) Halt(tenant string) {
 	for _, fn := range p.of(tenant) {
 		var ending []*instance
 		fn.mu.Lock()
-		waiters := fn.waiters
-		fn.waiters = nil
-		for _, w := range waiters {
-			w.grant <- grant{err: errHalted}
+		for len(fn.waiters) > 0 {
+			fn.serves(0, grant{err: errHalted})
 		}
 		for _, f := range fn.fleets {
 			f.retired = true

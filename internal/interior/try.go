@@ -66,7 +66,7 @@ func (p *Pool) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*bawn.Re
 			return nil, nil, p.throttle(v, "none is left to try the function")
 		}
 	}
-	in, err := p.launch(f)
+	in, err := p.launch(f, nil)
 	var res *bawn.Result
 	var failed *loadError
 	switch {
