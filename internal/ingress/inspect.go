@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	inspectRecords = 10   // a second, of one function; the rest are counted
+	inspectRecords = 10   // of refusals a second, of one function; the rest are counted
 	maxFindings    = 4096 // functions that are told apart for that
-	maxToldRules   = 32   // in a record
+	maxToldRules   = 64   // in a record
 )
 
 // inspection returns how the call's text is searched; nil if it is not.
@@ -139,8 +139,11 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document) error {
 	if d != nil {
 		q.Leaves = leavesOf(d, q.Leaves)
 	}
+	_, labelled := r.Header["Content-Type"]
 	switch {
 	case isJSON:
+	case !labelled:
+		q.Body = r.Body
 	case media == "application/x-www-form-urlencoded", strings.HasPrefix(media, "multipart/"), strings.HasSuffix(media, "/xml"), strings.HasSuffix(media, "+xml"):
 		q.Body = r.Body
 	case d == nil:
@@ -160,9 +163,13 @@ func leavesOf(d *schema.Document, leaves []waf.Leaf) []waf.Leaf {
 // found records what an inspection has found, with the line of the manifest that
 // lets it through.
 func (g *Gate) found(ctx context.Context, c *bawn.Call, v *bawn.Version, in *bawn.Inspection, rules []int, outcome, reason string) error {
-	left, ok := g.findings.take(v.Tenant+"/"+v.Function, g.cfg.Now())
-	if !ok {
-		return nil
+	// What is let through has a record anyway, however many there are.
+	left := 0
+	if outcome == "deny" {
+		var ok bool
+		if left, ok = g.findings.take(v.Tenant+"/"+v.Function, g.cfg.Now()); !ok {
+			return nil
+		}
 	}
 	r := bawn.Record{
 		Kind: bawn.KindDecision, Time: g.cfg.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,
@@ -213,6 +220,9 @@ func numbers(all []int) string {
 
 // reasonOf is what the owner reads of err.
 func reasonOf(err error) string {
+	if errors.Is(err, errAttack) {
+		return "what came looks like an attack"
+	}
 	var e *bawn.Error
 	if errors.As(err, &e) {
 		return e.Message

@@ -27,9 +27,9 @@ import (
 const (
 	MaxLevel = 4
 
-	maxText    = 64 << 10 // bytes that the engine reads of one request or event, its headers apart
+	maxText    = 32 << 10 // bytes that the engine reads of one request or event, its headers apart
 	maxWaiting = 64       // inspections that wait for their turn
-	maxWait    = 2 * time.Second
+	maxWait    = 5 * time.Second
 	keepUnused = time.Minute // how long the rules stay after the last use, when nothing live needs them
 
 	maxDepth     = 64      // of JSON in a body that the engine reads
