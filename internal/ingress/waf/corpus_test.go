@@ -207,3 +207,46 @@ func TestShortcutIsWorthIt(t *testing.T) {
 		}
 	}
 }
+
+// Control D4: what a form that is sent to a route is refused for is refused in an
+// event by name as well, and the other way round.
+func TestD4EventsAsForms(t *testing.T) {
+	i := inspector(t)
+	data := regexp.MustCompile(`(?m)^\s+data: ["']?([^=\s"'{<]+=.+?)["']?\s*$`)
+	seen, differ := map[string]bool{}, 0
+	err := fs.WalkDir(tests.FS, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || path.Ext(name) != ".yaml" {
+			return err
+		}
+		raw, err := fs.ReadFile(tests.FS, name)
+		for _, m := range data.FindAllStringSubmatch(string(raw), -1) {
+			key, value, _ := strings.Cut(m[1], "=")
+			if plain, err := url.QueryUnescape(value); err == nil {
+				value = plain
+			}
+			if seen[key+"="+value] || len(value) > 2000 {
+				continue
+			}
+			seen[key+"="+value] = true
+			form := url.QueryEscape(key) + "=" + url.QueryEscape(value)
+			r := plainRequest
+			r.Body = []byte(form)
+			r.Header = map[string][]string{"Accept": {"*/*"}, "User-Agent": {"event"}, "Content-Type": {"application/x-www-form-urlencoded"}, "Content-Length": {fmt.Sprint(len(form))}}
+			a := ask(t, i, Question{Request: &r, Body: r.Body, Level: 1})
+			b := ask(t, i, Question{Leaves: []Leaf{{At: 1, Text: key, Name: true}, {At: 2, Text: value}}, Level: 1})
+			if a.Attack != b.Attack {
+				differ++
+				t.Logf("%s=%q: %v as a form, %v as an event", key, value, a, b)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Escapes of JSON and names of session cookies are for HTTP alone, as the rules have it.
+	t.Logf("%d of %d differ", differ, len(seen))
+	if differ*100 > len(seen) {
+		t.Errorf("%d of %d have another verdict in an event", differ, len(seen))
+	}
+}
