@@ -196,6 +196,9 @@ type Admission struct {
 	refusal  error              // why the credential was refused
 	document *schema.Document   // the body or the event as JSON, if a check has read it
 	settled  bool
+	standing *standing          // of the function
+	caller   uint64             // who calls, as it is counted there
+	shares   bool               // it is counted there
 	held     []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
 }
 
@@ -215,12 +218,19 @@ func (a *Admission) release(u bawn.Usage) {
 		end(u)
 	}
 	a.held = nil
+	a.leave()
 }
 
 const checkCount = 13
 
 // floodCheck is where checkFlood stands among the checks; triggers ask before.
 const floodCheck = 2
+
+// The places of two others, of which one is asked about in the other's place.
+const (
+	rateCheck  = 7
+	shareCheck = 9
+)
 
 // A check says no by returning an error, or yes.
 type check struct {

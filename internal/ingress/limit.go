@@ -48,6 +48,9 @@ type standing struct {
 	mu     sync.Mutex
 	totals map[uint64]int64 // the buckets that all callers share
 	told   told
+
+	running int            // calls that were let in and are not over
+	by      map[uint64]int // of these each caller's
 }
 
 func (l *limits) open(cfg *Config) {
@@ -202,6 +205,7 @@ type curbing struct {
 	fix     string // for the owner: what would allow it
 	wait    time.Duration
 	code    bawn.Code // CodeThrottled if empty
+	crowded bool      // it is about how many there are at one time
 }
 
 // curb words a refusal and records it, unless there are too many.
@@ -211,10 +215,15 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 	}
 	e := bawn.Errorf(r.code, "admit", "%s", r.reason).WithFix("%s", r.fix)
 	e.RetryAfter = r.wait
+	if r.crowded {
+		e.Err = ErrCrowded
+	}
 	now := g.cfg.Now()
 	left, ok := r.told.take(now)
 	if !ok {
-		e.Err = ErrQuiet
+		if e.Err = ErrQuiet; r.crowded {
+			e.Err = errCrowdedQuiet
+		}
 		return e
 	}
 	who := c.Principal
@@ -247,10 +256,13 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 	return e
 }
 
-// checkRate holds callers to the rates of the function, the route and the tenant.
+// checkRate looks whether there is room for the call, and holds callers to the rates of the function, the route and the tenant.
 // What one of them has given is given back when the next refuses: what is refused
 // costs nothing of any.
 func (g *Gate) checkRate(ctx context.Context, c *bawn.Call, a *Admission) error {
+	if err := g.lookAround(ctx, c, a); err != nil {
+		return err
+	}
 	var of, route []bawn.Rate
 	if l := a.Version.Perimeter.Ingress.Limits; l != nil {
 		of = l.Rates

@@ -203,6 +203,9 @@ func Looped(err error) bool { return errors.Is(err, ingress.ErrLoop) }
 // write it down.
 func Quiet(err error) bool { return errors.Is(err, ingress.ErrQuiet) }
 
+// Crowded reports whether err says that too much goes on at one time.
+func Crowded(err error) bool { return errors.Is(err, ingress.ErrCrowded) }
+
 // A story is one admitted call.
 type story struct {
 	*Invoker

@@ -164,6 +164,7 @@ func (c *platformCollector) Collect(out chan<- prometheus.Metric) {
 		send(prometheus.GaugeValue, "bawn_instances", "Instances that serve a function.", float64(s.Instances[state]), "state", state)
 	}
 	send(prometheus.GaugeValue, "bawn_sandboxes", "Sandboxes of every kind.", float64(s.Sandboxes), "", "")
+	send(prometheus.GaugeValue, "bawn_calls_running", "Calls that were let in and are not over, those that wait included.", float64(c.gate.Running()), "", "")
 	send(prometheus.GaugeValue, "bawn_waiting_calls", "Calls that wait for an instance.", float64(s.Waiting), "", "")
 	for _, n := range []struct {
 		name, help string

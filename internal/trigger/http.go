@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bawn.dev/bawn"
@@ -42,6 +43,7 @@ type httpTrigger struct {
 	buffers sync.Pool // of *[]byte for streams
 	room    room
 	shared  shared
+	idlers  atomic.Int64 // requests that wait to be refused
 }
 
 // NewHTTP returns the handler of the public listener. It gives functions the
@@ -377,6 +379,9 @@ func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 	}
 	switch code {
 	case bawn.CodeThrottled, bawn.CodeUnavailable:
+		if invoke.Crowded(err) {
+			t.linger(r)
+		}
 		w.Header()["Retry-After"] = []string{retryAfter(err)}
 		setRate(w.Header(), &c.Rate)
 		writeError(w, r, code.Status(), http.StatusText(code.Status()), c.ID, "")
@@ -390,7 +395,7 @@ func (t *httpTrigger) fail(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 // explain tells the function's owner why a call was not answered, and the
 // operator what is wrong with the node. e is the *bawn.Error in err, or nil.
 func (t *httpTrigger) explain(c *bawn.Call, e *bawn.Error, err error) {
-	if e == nil || e.Code.Status() == http.StatusInternalServerError || e.Err != nil && e.Code != bawn.CodeThrottled {
+	if e == nil || e.Code.Status() == http.StatusInternalServerError || e.Err != nil && e.Code != bawn.CodeThrottled && !invoke.Crowded(err) {
 		t.cfg.Errors.Error("a call failed", "invocation", c.ID, "function", c.Target.String(), "err", err)
 	}
 	if c.Principal.Kind == "" {

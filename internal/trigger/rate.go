@@ -50,6 +50,32 @@ func setRate(h http.Header, s *bawn.RateStatus) {
 // seconds rounds up: what comes back too soon comes for nothing.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
+const (
+	// lingerFor is how long a caller waits for the answer that there is no room.
+	lingerFor = 100 * time.Millisecond
+	// maxIdlers is how many do at one time.
+	maxIdlers = 512
+)
+
+// linger keeps a caller that there is no room for from asking again at once: in an
+// overload it is the refusals that would take what the calls need. Only where a
+// connection has one request at a time does that slow its owner down.
+func (t *httpTrigger) linger(r *http.Request) {
+	if r.ProtoMajor != 1 {
+		return
+	}
+	defer t.idlers.Add(-1)
+	if t.idlers.Add(1) > maxIdlers {
+		return
+	}
+	timer := time.NewTimer(lingerFor/2 + rand.N(lingerFor))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.Context().Done():
+	}
+}
+
 // retryAfter says when it is worth to try again. Callers that were refused at one
 // time are told different times, up to a quarter and a second later, so that they
 // do not all come back at one.

@@ -25,7 +25,7 @@ func TestRateFields(t *testing.T) {
 	}
 	// A function's own fields of these names would be a second limit.
 	w := &recorder{h: h}
-	(&reply{status: 200, header: http.Header{"Ratelimit": {`"mine";r=1;t=1`}, "X": {"y"}}}).writeHead(w)
+	(&reply{status: 200, header: http.Header{"Ratelimit": {`"mine";r=1;t=1`}, "X": {"y"}}}).writeHead(w, &bawn.Route{})
 	if got := w.h.Get("Ratelimit"); got != `"caller";r=7;t=2` || w.h.Get("X") != "y" {
 		t.Errorf("%v", w.h)
 	}
