@@ -68,7 +68,7 @@ cmd/bawn: internal/cli
 cmd/bawn-sandbox: internal/sandbox/linux/cgroup internal/sandbox/linux/filter internal/sandbox/linux/wire
 cmd/bawn-wasm:
 
-bench: . client internal/node internal/policy
+bench: . client internal/ingress/waf internal/node internal/policy internal/schema
 examples:
 examples/orders:
 examples/redact:
@@ -123,7 +123,8 @@ golang.org/x/sys/: any
 github.com/jackc/pgx/: internal/egress
 gvisor.dev/: internal/sandbox/
 github.com/moby/: internal/sandbox/ cmd/bawn-sandbox
-go.yaml.in/yaml/: internal/manifest
+go.yaml.in/yaml/: internal/manifest bawntest
+github.com/corazawaf/: internal/ingress/waf bawntest
 github.com/santhosh-tekuri/jsonschema/: internal/manifest
 github.com/nats-io/: internal/store
 github.com/tetratelabs/wazero: cmd/bawn-wasm

@@ -122,6 +122,7 @@ func (b *bench) measurements() []struct {
 		{"warm", b.warm},
 		{"refused", b.refused},
 		{"wall", b.wall},
+		{"inspect", b.inspect},
 		{"policy", b.policies},
 		{"egress", b.egress},
 		{"rest", b.rest},
