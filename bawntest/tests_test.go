@@ -18,8 +18,8 @@ func TestF10Deputy(t *testing.T) {
 	n.deploy("shed", []string{"front", "anyone"}, nil)
 	spec := map[string]any{
 		"runtime": string(n.rt), "handler": "app.handler", "owner": "me",
-		"ingress": map[string]any{"callers": []string{"door"}, "http": []any{map[string]any{"method": "POST", "path": "/front",
-			"access": map[string]any{"public": map[string]any{"reason": "a test", "until": "2030-12-31"}}}}},
+		"ingress": declared(map[string]any{"callers": []string{"door"}, "http": []any{map[string]any{"method": "POST", "path": "/front",
+			"access": map[string]any{"public": map[string]any{"reason": "a test", "until": "2030-12-31"}}}}}),
 		"egress": map[string]any{"functions": []string{"vault", "shed"}},
 	}
 	calls := func(names ...string) map[string]any {

@@ -46,6 +46,13 @@ func all(t *testing.T) map[string]*manifest.File {
 		if err := manifest.ParseTests(tests, data, f); err != nil {
 			t.Error(err)
 		}
+		for n, spec := range f.Functions {
+			err := spec.ReadSchema(func(path, _ string) ([]byte, error) { return os.ReadFile(filepath.Join(filepath.Dir(name), path)) })
+			if err != nil {
+				t.Error(err)
+			}
+			f.Functions[n] = spec
+		}
 		files[filepath.Dir(name)] = f
 	}
 	return files

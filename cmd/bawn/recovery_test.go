@@ -154,7 +154,7 @@ def handler(event, context):
 		"runtime": python, "handler": "app.handler", "owner": "tests",
 		"ingress": map[string]any{"http": []any{map[string]any{"method": "GET", "path": "/f", "access": map[string]any{
 			"public": map[string]any{"reason": "a test", "until": "2099-12-31"},
-		}}}},
+		}, "input": "none"}}},
 		"interior": map[string]any{"timeout": "60s", "reuse": map[string]any{"invocations": 1000}},
 	}
 	if _, err := s.Deploy(s.t.Context(), "f", spec, bawntest.Digest(data), false); err != nil {

@@ -56,7 +56,7 @@ var named = map[string][]form{
 		{path: "/v1/functions/own/versions", body: `{` + newSpec + `}, "artifact": "<artifact>"}`},
 		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "egress": {"functions": ["<function>"]}}, "artifact": "OWN"}`},
 		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "ingress": {"http": [{"method": "GET", "path": "/", "hosts": ["<domain>"]}]}}, "artifact": "OWN"}`},
-		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "ingress": {"callers": ["<function>"]}}, "artifact": "OWN"}`},
+		{path: "/v1/functions/own/versions?dryRun=true", body: `{` + newSpec + `, "ingress": {"callers": ["<function>"], "event": {"input": "none"}}}, "artifact": "OWN"}`},
 	},
 	"POST /v1/functions/{name}/tests": {
 		{path: allFunction + "/tests", body: `{}`}, {path: allFunction + "/tests?qualifier=<alias>", body: `{}`},

@@ -156,7 +156,7 @@ func readManifest(dir string) (*manifest.File, error) {
 	}
 	for _, n := range m.Order {
 		f := m.Functions[n]
-		if err := f.ReadSchema(func(path string) ([]byte, error) { return readSchema(dir, path) }); err != nil {
+		if err := f.ReadSchema(func(path, field string) ([]byte, error) { return readSchema(dir, path, field) }); err != nil {
 			return nil, forFunction(n, err)
 		}
 		m.Functions[n] = f
@@ -167,9 +167,8 @@ func readManifest(dir string) (*manifest.File, error) {
 	return m, nil
 }
 
-// readSchema reads the file of a response's schema, which stands beside the
-// manifest or below.
-func readSchema(dir, path string) ([]byte, error) {
+// readSchema reads the file of a schema, which stands beside the manifest or below.
+func readSchema(dir, path, field string) ([]byte, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fileError(err, "%s cannot be read", dir)
@@ -177,7 +176,7 @@ func readSchema(dir, path string) ([]byte, error) {
 	defer root.Close()
 	f, err := root.Open(filepath.FromSlash(path))
 	if err != nil {
-		return nil, fileError(err, "egress.response.schema: %s cannot be read", filepath.Join(dir, path))
+		return nil, fileError(err, "%s: %s cannot be read", field, filepath.Join(dir, path))
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxManifestBytes))

@@ -151,6 +151,7 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Rete
 		for _, at := range routeURLs(c, &r) {
 			a.printf("  http      %-6s %s  %s\n", clean(r.Method), clean(at), clean(accessText(r.Access, a.Now())))
 		}
+		a.printf("              takes %s\n", clean(manifest.InputText(r.Input, a.Now())))
 		a.printWeb(&r)
 		if r.Inspect != nil {
 			a.printf("              text searched for attacks: %s\n", clean(r.Inspect.String()))
@@ -159,8 +160,13 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Rete
 			a.printf("              at most %s\n", clean(manifest.RatesText(r.Limits)))
 		}
 	}
+	var event *bawn.Input
+	if p.Ingress.Event != nil {
+		event = p.Ingress.Event.Input
+	}
+	a.printf("  events    takes %s\n", clean(manifest.InputText(event, a.Now())))
 	if e := p.Ingress.Event; e != nil && e.Inspect != nil {
-		a.printf("  events    text searched for attacks: %s\n", clean(e.Inspect.String()))
+		a.printf("            text searched for attacks: %s\n", clean(e.Inspect.String()))
 	}
 	if text := manifest.LimitsText(p.Ingress.Limits); text != "" {
 		a.printf("  limits    %s\n", clean(text))

@@ -208,6 +208,9 @@ func (c *Control) Approve(ctx context.Context, p bawn.Principal, id string) (Dep
 		if err := c.checkPublic(&v); err != nil {
 			return d, f, false, err
 		}
+		if err := c.checkInputs(&v); err != nil {
+			return d, f, false, err
+		}
 		if err := c.checkRoutes(&v); err != nil {
 			return d, f, false, err
 		}

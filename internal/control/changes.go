@@ -102,6 +102,7 @@ func diff(a, b *bawn.Version) []Change {
 			}
 		}
 	}
+	inputChanges(old, b, add)
 	listed("ingress.callers", "may call", old.Perimeter.Ingress.Callers, b.Perimeter.Ingress.Callers)
 	limitChanges(old, b, add)
 

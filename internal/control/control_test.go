@@ -342,7 +342,7 @@ func TestDeployRefuses(t *testing.T) {
 	before := p.state()
 	_, unknown := code(t, "never uploaded")
 	ended := func(f *manifest.Function) {
-		f.Ingress.HTTP = []manifest.Route{{Method: "GET", Path: "/p", Access: manifest.Access{Public: &manifest.Public{
+		f.Ingress.HTTP = []manifest.Route{{Method: "GET", Path: "/p", Input: manifest.Input{None: true}, Access: manifest.Access{Public: &manifest.Public{
 			Reason: "r", Until: manifest.Date{Time: time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)}}}}}
 	}
 	for name, c := range map[string]struct {

@@ -287,7 +287,7 @@ func (c *Control) checkReach(v *bawn.Version) *bawn.Error {
 // notices says what is missing for v to work, with the command that adds it, and
 // what everybody should know of it.
 func (c *Control) notices(v *bawn.Version) []string {
-	var all []string
+	all := undeclared(v)
 	e := &v.Perimeter.Egress
 	if p := e.Everything; p != nil {
 		all = append(all, "it may reach EVERY PUBLIC HOST until "+lastDay(p)+": "+p.Reason)
@@ -441,6 +441,9 @@ func (c *Control) candidate(ctx context.Context, p bawn.Principal, name string, 
 		return bawn.Version{}, err
 	}
 	if err := c.checkPublic(&v); err != nil {
+		return bawn.Version{}, err
+	}
+	if err := c.checkInputs(&v); err != nil {
 		return bawn.Version{}, err
 	}
 	v.Tenant = p.Tenant

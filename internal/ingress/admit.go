@@ -70,6 +70,8 @@ type Gate struct {
 	damaged  damage
 	stop     func()
 	loops    pace
+	unfit    paces // records of what does not fit
+	schemas  schema.Cache
 	draining atomic.Bool
 	running  atomic.Int64
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted

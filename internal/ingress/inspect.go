@@ -68,12 +68,12 @@ func (g *Gate) checkInspect(ctx context.Context, c *bawn.Call, a *Admission) err
 }
 
 // tryInspect is checkInspect for a test, of which nothing is recorded.
-func (g *Gate) tryInspect(ctx context.Context, v *bawn.Version, c *bawn.Call) error {
-	in := inspection(c, v)
+func (g *Gate) tryInspect(ctx context.Context, c *bawn.Call, a *Admission) error {
+	in := inspection(c, a.Version)
 	if in == nil || in.Mode == bawn.InspectDetect {
 		return nil
 	}
-	_, err := g.inspect(ctx, c, in, nil)
+	_, err := g.inspect(ctx, c, in, a.document)
 	return err
 }
 

@@ -261,6 +261,12 @@ func (g *Gate) Refuse(ctx context.Context, c *bawn.Call, reason string) error {
 
 // refused records what a check has refused that asks no policy.
 func (g *Gate) refused(ctx context.Context, c *bawn.Call, a *Admission, who bawn.Principal, control, reason string) error {
+	// Who hangs up must not be able to leave no trace.
+	return g.cfg.Record(context.WithoutCancel(ctx), g.refusal(c, a, who, control, reason))
+}
+
+// refusal is the record of it.
+func (g *Gate) refusal(c *bawn.Call, a *Admission, who bawn.Principal, control, reason string) bawn.Record {
 	r := bawn.Record{
 		Kind: bawn.KindDecision, Time: g.cfg.Now(), Tenant: c.Target.Tenant, Function: c.Target.Function,
 		Invocation: c.ID, Principal: who.String(), Source: c.Source,
@@ -269,8 +275,7 @@ func (g *Gate) refused(ctx context.Context, c *bawn.Call, a *Admission, who bawn
 	if a.Version != nil {
 		r.Version = a.Version.Number
 	}
-	// Who hangs up must not be able to leave no trace.
-	return g.cfg.Record(context.WithoutCancel(ctx), r)
+	return r
 }
 
 // Lineage is the detail that a record has of a call that a function makes; nil

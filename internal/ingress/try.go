@@ -55,7 +55,11 @@ func (g *Gate) Try(ctx context.Context, v *bawn.Version, c *bawn.Call) (*Trial, 
 	if d := g.cfg.Policy.Ask(req); !d.Allow {
 		return nil, bawn.Errorf(bawn.CodeDenied, "admit", "%s", d.Reason).WithFix("%s", d.Fix)
 	}
-	if err := g.tryInspect(ctx, v, c); err != nil {
+	a := &Admission{gate: g, Version: v}
+	if m := g.takes(c, a); m != nil {
+		return nil, m.err()
+	}
+	if err := g.tryInspect(ctx, c, a); err != nil {
 		return nil, err
 	}
 	t := &Trial{gate: g, version: v, id: c.ID, as: c.From(), chain: c.Chain}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bawn.dev/bawn"
+	"bawn.dev/bawn/internal/ingress"
 )
 
 // Tried is what came of the call of a test.
@@ -56,3 +57,6 @@ func (i *Invoker) Test(ctx context.Context, by bawn.Principal, v *bawn.Version, 
 func (i *Invoker) MatchIn(v *bawn.Version, method, rawPath string) (m Match, host string, err error) {
 	return i.cfg.Gate.MatchIn(v, method, rawPath)
 }
+
+// ControlOf returns the control by which a call was refused, if err tells it.
+func ControlOf(err error) string { return ingress.ControlOf(err) }

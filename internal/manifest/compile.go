@@ -61,10 +61,17 @@ func Compile(name string, f Function) (bawn.Version, error) {
 		route.Inspect = r.inspection()
 		route.Limits = r.Limits.Rate.compile()
 		r.Web.compile(&route)
+		if route.Input, err = r.Input.compile("the input of " + r.Method + " " + r.Path); err != nil {
+			return bawn.Version{}, err
+		}
 		v.Perimeter.Ingress.HTTP = append(v.Perimeter.Ingress.HTTP, route)
 	}
-	if in := f.Ingress.Event.Inspect; in != nil {
-		v.Perimeter.Ingress.Event = &bawn.Event{Inspect: in.compile()}
+	event, err := f.Ingress.Event.Input.compile("ingress.event.input")
+	if err != nil {
+		return bawn.Version{}, err
+	}
+	if e := (bawn.Event{Input: event, Inspect: f.Ingress.Event.Inspect.compile()}); e != (bawn.Event{}) {
+		v.Perimeter.Ingress.Event = &e
 	}
 	v.Perimeter.Ingress.Limits = f.Ingress.Limits.compile()
 	v.Perimeter.Ingress.Callers = slices.Sorted(slices.Values(f.Ingress.Callers))

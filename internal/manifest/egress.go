@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"bawn.dev/bawn"
-	"bawn.dev/bawn/internal/schema"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/net/idna"
 	"golang.org/x/net/publicsuffix"
@@ -107,31 +106,37 @@ func (s ResponseSchema) MarshalJSON() ([]byte, error) {
 	return []byte(s.Text), nil
 }
 
-// ReadSchema puts the schema that the manifest names by its file in the place of
-// the name. read gets the path as it was written.
-func (f *Function) ReadSchema(read func(path string) ([]byte, error)) error {
-	r := f.Egress.Response
-	if r == nil || r.Schema.File == "" {
-		return nil
-	}
-	raw, err := read(r.Schema.File)
-	if err != nil {
-		return err
-	}
-	d := &decoder{}
-	n, err := jsonNode(raw)
-	if err == nil {
-		schema, ok := writtenSchema(d, n, "")
-		if ok {
-			now := *r
-			now.Schema = schema
-			f.Egress.Response = &now
+// ReadSchema puts the schemas that the manifest names by their files in the place of
+// the names. read gets a path as it was written, and the field that names it.
+func (f *Function) ReadSchema(read func(path, field string) ([]byte, error)) error {
+	one := func(s *ResponseSchema, field string) error {
+		if s.File == "" {
 			return nil
 		}
-		err = d.err()
+		raw, err := read(s.File, field)
+		if err != nil {
+			return err
+		}
+		d := &decoder{}
+		n, err := jsonNode(raw)
+		if err == nil {
+			if got, ok := writtenSchema(d, n, ""); ok {
+				*s = got
+				return nil
+			}
+			err = d.err()
+		}
+		return bawn.Wrap(err, bawn.CodeUnprocessable, "manifest", "%s, the schema %s: %s", field, quote(s.File), oneLine(messageOf(err))).
+			WithFix("mend the file; it is a JSON Schema, as JSON")
 	}
-	return bawn.Wrap(err, bawn.CodeUnprocessable, "manifest", "the response schema %s: %s", quote(r.Schema.File), oneLine(messageOf(err))).
-		WithFix("mend the file; it is a JSON Schema, as JSON")
+	if r := f.Egress.Response; r != nil {
+		now := *r
+		f.Egress.Response = &now
+		if err := one(&now.Schema, "egress.response.schema"); err != nil {
+			return err
+		}
+	}
+	return f.readInputs(one)
 }
 
 const (
@@ -816,7 +821,7 @@ func writtenSchema(d *decoder, n *yaml.Node, at string) (ResponseSchema, bool) {
 	if !ok {
 		return ResponseSchema{}, false
 	}
-	if _, err := schema.Compile(string(raw)); err != nil {
+	if err := checkSchema(string(raw)); err != nil {
 		d.report(n, at, err.Error(), "")
 		return ResponseSchema{}, false
 	}

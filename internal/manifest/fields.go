@@ -296,6 +296,7 @@ func ingressFields() object[Ingress] {
 			is("method", "an HTTP method, or ANY for all of them", oneOf("method", Methods()), func(r *Route) *string { return &r.Method }).must(),
 			is("path", "begins with /; {name} matches one segment, a last {name+} the rest", routePath(), func(r *Route) *string { return &r.Path }).must(),
 			is("access", "what a caller shows: key, also when left out, for an API key; or another kind of access", access(), func(r *Route) *Access { return &r.Access }),
+			is("input", "what a request may bring: none, a schema's file, {schema: …, query: …, path: …, header: …} or {any: {reason: …, until: YEAR-MONTH-DAY}}", input(false), func(r *Route) *Input { return &r.Input }),
 			is("inspect", "how text is searched for attacks: off, detect, block, or {mode, level, exclude}; block where a public route takes text, else off", inspection(), func(r *Route) **Inspection { return &r.Inspect }),
 			into("limits", "how often this route may be called, beside the function's own limits", routeLimitsFields(), func(r *Route) *Limits { return &r.Limits }),
 		}, webFields()),
@@ -306,7 +307,7 @@ func ingressFields() object[Ingress] {
 			is("http", "the routes over HTTP", listOf("http", maxRoutes, route.value()), func(i *Ingress) *[]Route { return &i.HTTP }),
 			is("callers", "who may call beside the routes' own access: functions of the same tenant, which must name this one in egress.functions; role:NAME for who has a role; anyone for everybody on whose behalf one of those functions calls",
 				listOf("callers", maxCallers, caller()), func(i *Ingress) *[]string { return &i.Callers }),
-			into("event", "what is looked at of calls by name, whatever makes them", eventFields(), func(i *Ingress) *Event { return &i.Event }),
+			into("event", "what an event must look like that comes by name and not by a route, and what is looked at in it", eventFields(), func(i *Ingress) *Event { return &i.Event }),
 			into("limits", "how often, and how often at one time, the function may be called", limitsFields(), func(i *Ingress) *Limits { return &i.Limits }),
 		},
 		rules: func(i *Ingress, has func(string) bool, say func(string, error)) {

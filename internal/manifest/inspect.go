@@ -3,6 +3,7 @@ package manifest
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -64,6 +65,7 @@ func inspection() value[*Inspection] {
 // eventFields are the fields of ingress.event.
 func eventFields() object[Event] {
 	return object[Event]{doc: "event", fields: []field[Event]{
+		is("input", "what the event must look like: none, a schema's file, {schema: …} or {any: {reason: …, until: YEAR-MONTH-DAY}}", input(true), func(e *Event) *Input { return &e.Input }),
 		is("inspect", "how the text of events is searched for attacks: off, also when left out, detect, block, or {mode, level, exclude}", inspection(), func(e *Event) **Inspection { return &e.Inspect }),
 	}}
 }
@@ -81,9 +83,9 @@ func (i *Inspection) compile() *bawn.Inspection {
 
 // inspection returns how the text of requests to r is searched. Everybody may send
 // what he wants where a route is public, so there it is unless the manifest says
-// otherwise.
+// otherwise, or that no text comes in at all.
 func (r *Route) inspection() *bawn.Inspection {
-	if r.Inspect == nil && r.Access.Public != nil {
+	if r.Inspect == nil && r.Access.Public != nil && (r.Input != Input{None: true} || strings.Contains(r.Path, "{")) {
 		return &bawn.Inspection{Mode: bawn.InspectBlock, Level: 1}
 	}
 	return r.Inspect.compile()

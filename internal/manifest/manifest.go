@@ -71,15 +71,11 @@ type Route struct {
 	Method string `json:"method,omitempty"`
 	Path   string `json:"path,omitempty"`
 	Access Access `json:"access,omitzero"`
+	Input  Input  `json:"input,omitzero"`
 
 	Inspect *Inspection `json:"inspect,omitempty"` // nil takes the default, which depends on who may call
 	Limits  Limits      `json:"limits,omitzero"`   // its rates; a route has no concurrency
 	Web
-}
-
-// Event says what of calls by name is looked at.
-type Event struct {
-	Inspect *Inspection `json:"inspect,omitempty"`
 }
 
 // Interior says what the sandbox gives the function.

@@ -613,7 +613,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for name, fn := range file.Functions {
-			if err := fn.ReadSchema(func(string) ([]byte, error) { return []byte(`{"type":"string"}`), nil }); err != nil {
+			if err := fn.ReadSchema(func(string, string) ([]byte, error) { return []byte(`{"type":"string"}`), nil }); err != nil {
 				t.Fatal(err)
 			}
 			v, err := Compile(name, fn)

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"bawn.dev/bawn"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -673,4 +674,145 @@ func harmless(e *syntax.Regexp) bool {
 // quotes, brackets, slashes, blanks or signs of any language's among them.
 func harmlessRune(c rune) bool {
 	return unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("_-.:@+,", c)
+}
+
+// shape is what a schema wants of a value that comes as text.
+type shape struct {
+	types types
+	items *rule
+}
+
+// shapeOf looks at a rule and at what it refers to.
+func shapeOf(r *rule) (s shape) {
+	for range 8 {
+		if r == nil {
+			break
+		}
+		if r.types != 0 {
+			s.types = r.types
+		}
+		if r.items != nil {
+			s.items = r.items
+		}
+		switch {
+		case r.only != nil:
+			r = r.only
+		case r.ref != nil && s.types == 0:
+			r = r.ref
+		default:
+			return s
+		}
+	}
+	return s
+}
+
+// TakesText reports whether the schema says that a value may be a text.
+func (s *Schema) TakesText() bool { return shapeOf(s.root).types.has(String) }
+
+// Object makes a document of what comes as names with texts: parameters, headers, a
+// form. Where the schema wants a number, a boolean or an array, a text that can be
+// one is; a name with several texts is an array, and where the schema wants none that
+// does not fit.
+func (s *Schema) Object(names []string, texts map[string][]string) (*Document, error) {
+	b := []byte{'{'}
+	var err error
+	for _, name := range names {
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		if b, err = appendText(b, name); err != nil {
+			return nil, err
+		}
+		b = append(b, ':')
+		want := shapeOf(s.property(name))
+		all := texts[name]
+		if want.types&(1<<Array) == 0 && len(all) == 1 {
+			b, err = want.append(b, all[0])
+		} else {
+			item := shapeOf(want.items)
+			b = append(b, '[')
+			for i, text := range all {
+				if i > 0 {
+					b = append(b, ',')
+				}
+				if b, err = item.append(b, text); err != nil {
+					break
+				}
+			}
+			b = append(b, ']')
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return Parse(append(b, '}'), MaxDepth)
+}
+
+// property returns what the schema says of a member of an object, or nil.
+func (s *Schema) property(name string) *rule {
+	r := s.root
+	for range 8 {
+		if r == nil {
+			return nil
+		}
+		if m := r.members[name]; m.rule != nil {
+			return m.rule
+		}
+		if r.additional != nil && r.additional.always == 0 {
+			return r.additional
+		}
+		if r.only != nil {
+			r = r.only
+		} else {
+			r = r.ref
+		}
+	}
+	return nil
+}
+
+// append writes a text as what the schema wants, if it can be that.
+func (w shape) append(b []byte, text string) ([]byte, error) {
+	if w.types != 0 && !w.types.has(String) {
+		switch {
+		case w.types.has(True) && (text == "true" || text == "false"),
+			w.types.has(Null) && text == "null",
+			w.types&(whole|1<<Number) != 0 && isNumber(text):
+			return append(b, text...), nil
+		}
+	}
+	return appendText(b, text)
+}
+
+// isNumber reports whether a text is a number as JSON has it.
+func isNumber(text string) bool {
+	p := parser{Document: Document{data: []byte(text)}}
+	return text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') && p.number() == nil && p.at == len(text)
+}
+
+// Text makes a document of one text.
+func Text(text []byte) (*Document, error) {
+	b, err := appendText(make([]byte, 0, len(text)+2), string(text))
+	if err != nil {
+		return nil, err
+	}
+	return Parse(b, 1)
+}
+
+func appendText(b []byte, text string) ([]byte, error) {
+	if !utf8.ValidString(text) {
+		return nil, &ParseError{0, "is not UTF-8"}
+	}
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < 0x20:
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"'), nil
 }

@@ -158,32 +158,45 @@ func testEvent(inv *invoke.Invoker, c *bawn.Call, t *bawn.Test, v *bawn.Version)
 		given["headers"] = lower
 	}
 	merge(made, given)
-	fillRequest(c.Request, made)
+	if err := readRequest(c.Request, made); err != nil {
+		return err
+	}
 	c.Event, err = json.Marshal(made)
 	return err
 }
 
-// fillRequest gives r what a test says of the headers and the body of a request, as
-// far as that is what they can be.
-func fillRequest(r *bawn.Request, event map[string]any) {
-	r.Header = http.Header{}
-	if headers, ok := event["headers"].(map[string]any); ok {
-		for name, value := range headers {
-			if s, ok := value.(string); ok {
-				r.Header[http.CanonicalHeaderKey(name)] = []string{s}
+// readRequest makes the request what the event of a test says that it was.
+func readRequest(r *bawn.Request, event map[string]any) error {
+	if body, ok := event["body"].(string); ok {
+		r.Body = []byte(body)
+		if encoded, _ := event["isBase64Encoded"].(bool); encoded {
+			raw, err := base64.StdEncoding.DecodeString(body)
+			if err != nil {
+				return bawn.Wrap(err, bawn.CodeInvalid, "test", "the body is not base64, though isBase64Encoded says so")
 			}
-		}
-	}
-	body, _ := event["body"].(string)
-	r.Body = []byte(body)
-	if encoded, _ := event["isBase64Encoded"].(bool); encoded {
-		if raw, err := base64.StdEncoding.DecodeString(body); err == nil {
 			r.Body = raw
 		}
 	}
-	if len(r.Body) > 0 {
-		r.Header["Content-Length"] = []string{strconv.Itoa(len(r.Body))}
+	if query, ok := event["rawQueryString"].(string); ok {
+		r.Query = query
 	}
+	if headers, ok := event["headers"].(map[string]any); ok {
+		r.Header = map[string][]string{}
+		for name, value := range headers {
+			if text, ok := value.(string); ok {
+				r.Header[http.CanonicalHeaderKey(name)] = []string{text}
+			}
+		}
+	}
+	if params, ok := event["pathParameters"].(map[string]any); ok {
+		r.Params = map[string]string{}
+		for name, value := range params {
+			if text, ok := value.(string); ok {
+				r.Params[name] = text
+			}
+		}
+	}
+	return nil
 }
 
 func unmarshal(data []byte, v any) error {
@@ -255,7 +268,7 @@ func judge(r *bawn.TestResult, t *bawn.Test, tried *invoke.Tried) {
 // stops lists what stopped the call or something in it.
 func stops(tried *invoke.Tried) []bawn.TestStop {
 	if tried.Refused != nil {
-		return []bawn.TestStop{{At: bawn.AtIngress, Control: "A11", Action: "invoke", Reason: messageOf(tried.Refused)}}
+		return []bawn.TestStop{{At: bawn.AtIngress, Control: cmp.Or(invoke.ControlOf(tried.Refused), "A11"), Action: "invoke", Reason: messageOf(tried.Refused)}}
 	}
 	var all []bawn.TestStop
 	for _, s := range tried.Stopped {
