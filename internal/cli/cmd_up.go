@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -113,6 +115,10 @@ SIGTERM or Ctrl-C lets the calls that run come to their end and stops the node.`
 	f.StringVar(&cfg.OTLPEndpoint, "otlp", "", "send traces to this OTLP/HTTP endpoint (default: OTEL_EXPORTER_OTLP_ENDPOINT)")
 	f.IntVar(&cfg.Warm, "warm", 0, "warm sandboxes to keep for each runtime in use: more for bursts, fewer for memory (0: 4; -1: none)")
 	f.StringSliceVar(&cfg.Names, "name", nil, "a further name or address that callers use for this node (more than once)")
+	f.StringVar(&cfg.HTTP, "http", "", "an address for requests without TLS, such as 0.0.0.0:80: those that read are sent on to https, and nothing else is answered")
+	f.StringVar(&cfg.MinTLS, "tls-min", "1.3", "the oldest TLS that callers may use: 1.3, or 1.2")
+	f.StringArrayVar(&cfg.Certs, "cert", nil, "a certificate for callers, PEM with its chain; a new file is taken over while the node runs, at SIGHUP at once (more than once)")
+	f.StringArrayVar(&cfg.CertKeys, "cert-key", nil, "the key of each --cert, PEM, in the same order")
 	f.StringArrayVar(&cfg.TrustedProxies, "trusted-proxy", nil, "an address or CIDR whose X-Forwarded-For, X-Forwarded-Proto and Forwarded are believed; nobody else's are (more than once)")
 	f.BoolVar(&cfg.Solo, "solo", false, "the node has one operator: deploys that widen a perimeter count as approved")
 	f.StringVar(&addressRate, "address-rate", "", "how often one address may call, whatever it calls, such as 500/s or 500/s burst 1000; off: as often as it likes (default "+manifest.Rate(node.DefaultAddressRate()).String()+", but for loopback addresses)")
@@ -182,9 +188,18 @@ func (a *app) up(ctx context.Context, cfg node.Config) error {
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- n.Wait() }()
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for waiting := true; waiting; {
+		select {
+		case <-hup:
+			n.Reload()
+		case err = <-failed:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		}
 	}
 	if a.outTTY {
 		fmt.Fprintln(a.Err, "\nStopping: running calls may end.")

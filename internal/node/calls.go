@@ -269,7 +269,7 @@ func (n *Node) doctor(ctx context.Context) (api.Doctor, error) {
 	if err := n.calls.ready(ctx); err != nil {
 		return api.Doctor{}, err
 	}
-	doc := api.Doctor{Capabilities: slices.Concat(n.calls.driver.Probe(), []bawn.Capability{n.fourEyes(), n.privileges(), n.reaches()}, n.proxied(), n.witnessed(), n.labelled())}
+	doc := api.Doctor{Capabilities: slices.Concat(n.calls.driver.Probe(), []bawn.Capability{n.fourEyes(), n.privileges(), n.reaches()}, n.proxied(), n.transport(), n.witnessed(), n.labelled())}
 	for _, r := range n.calls.runtimes {
 		doc.Runtimes = append(doc.Runtimes, api.Runtime{Runtime: r.Runtime, Found: r.Found, Missing: r.Missing})
 	}

@@ -35,6 +35,14 @@ type Config struct {
 	Public string // address for calls: [DefaultPublic]
 	Admin  string // address of the control API: [DefaultAdmin]
 
+	// HTTP is the address of a listener without TLS, which sends browsers on to https;
+	// empty: there is none.
+	HTTP string
+	// MinTLS is the oldest TLS that the public listener takes: 1.3, also if empty, or 1.2.
+	MinTLS string
+	// Certs and CertKeys are files of certificates of the public listener, in pairs.
+	// Whom none fits gets one of the node's own authority.
+	Certs, CertKeys []string
 	// TrustedProxies are the addresses and CIDRs whose word is believed on where
 	// requests come from.
 	TrustedProxies []string

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -178,6 +179,14 @@ func (n *Node) user() string {
 		return "root"
 	}
 	return fmt.Sprintf("uid %d", os.Geteuid())
+}
+
+// inode returns which file st is of.
+func inode(st os.FileInfo) uint64 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Ino
+	}
+	return 0
 }
 
 // privileges says what the kernel says of this process, for the doctor.

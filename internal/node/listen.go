@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,10 +25,13 @@ const (
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 	bodyGrace         = 20 * time.Second
-	minBodyRate       = 16 << 10  // bytes a second
-	maxConnections    = 1024      // of a listener; more wait until one ends
-	maxStreams        = 64        // requests at one time on a connection of HTTP/2
-	maxUnread         = 256 << 10 // of bodies that no handler has read, each connection of HTTP/2
+	minBodyRate       = 16 << 10 // bytes a second
+	maxConnections    = 1024     // of a listener; more wait until one ends
+	// One address gets one part in so many of them; one that is named as a trusted
+	// proxy, all.
+	addressShare = 4
+	maxStreams   = 64        // requests at one time on a connection of HTTP/2
+	maxUnread    = 256 << 10 // of bodies that no handler has read, each connection of HTTP/2
 )
 
 // listener is one TLS listener with its server.
@@ -62,21 +66,38 @@ func bind(ctx context.Context, name, addr string) (net.Listener, error) {
 		WithFix("give it as HOST:PORT with %s ADDR, such as 127.0.0.1:0", flag)
 }
 
+// certificates choose the certificate of a handshake. They are safe for concurrent
+// use.
+type certificates interface {
+	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
+}
+
+// wire says how connections are taken; its zero value is the strictest.
+type wire struct {
+	minTLS uint16 // 0: TLS 1.3
+	// spread reports whether an address may have more connections than one caller
+	// gets: those of many callers come from it. nil: none may.
+	spread func(netip.Addr) bool
+}
+
 // serve answers requests on ln until it is shut down.
 // roots returns the authorities that client certificates may come from; while
 // there is none, nobody is asked for one.
-func serve(name string, ln net.Listener, cert *serverCert, roots func() *x509.CertPool, h http.Handler, logger *slog.Logger) *listener {
-	return servePaced(name, ln, cert, roots, h, defaultPace(), logger)
+func serve(name string, ln net.Listener, cert certificates, roots func() *x509.CertPool, h http.Handler, w wire, logger *slog.Logger) *listener {
+	return servePaced(name, ln, cert, roots, h, w, defaultPace(), logger)
 }
 
 // servePaced cuts off who is slower than p.
-func servePaced(name string, ln net.Listener, cert *serverCert, roots func() *x509.CertPool, h http.Handler, p pace, logger *slog.Logger) *listener {
+func servePaced(name string, ln net.Listener, cert certificates, roots func() *x509.CertPool, h http.Handler, w wire, p pace, logger *slog.Logger) *listener {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{name: name, tcp: ln, stop: stop, done: make(chan struct{})}
 	tlsConfig := &tls.Config{
-		MinVersion:     tls.VersionTLS13,
+		MinVersion:     max(w.minTLS, tls.VersionTLS12),
 		GetCertificate: cert.get,
 		NextProtos:     []string{"h2", "http/1.1"},
+	}
+	if w.minTLS == 0 {
+		tlsConfig.MinVersion = tls.VersionTLS13
 	}
 	// A certificate that is not good does not end the handshake: the answer says
 	// what is wrong with it. Who it is, is for package identity to say.
@@ -92,7 +113,7 @@ func servePaced(name string, ln net.Listener, cert *serverCert, roots func() *x5
 		return c, nil
 	}
 	l.srv = &http.Server{
-		Handler:           p.keep(h),
+		Handler:           p.keep(unambiguous(h)),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
@@ -107,17 +128,20 @@ func servePaced(name string, ln net.Listener, cert *serverCert, roots func() *x5
 	}
 	go func() {
 		defer close(l.done)
-		if err := l.srv.ServeTLS(few(ln, maxConnections), "", ""); !errors.Is(err, http.ErrServerClosed) {
+		bounded := few(ln, maxConnections)
+		bounded.each, bounded.spread = maxConnections/addressShare, w.spread
+		if err := l.srv.Serve(shakeHands(bounded, tlsConfig)); !errors.Is(err, http.ErrServerClosed) {
 			l.err = err
 		}
 	}()
 	return l
 }
 
-// few holds ln to n connections at one time. The next one is taken when one of
+// few holds ln to n connections at one time, and each address to a part of them; one
+// more of its is closed at once, so that nobody can take them all. The next one is taken when one of
 // them has ended; until then it waits in the kernel and costs no memory here.
-func few(ln net.Listener, n int) net.Listener {
-	return &fewListener{Listener: ln, free: make(chan struct{}, n), closed: make(chan struct{})}
+func few(ln net.Listener, n int) *fewListener {
+	return &fewListener{Listener: ln, free: make(chan struct{}, n), closed: make(chan struct{}), each: n, of: map[netip.Addr]int{}}
 }
 
 type fewListener struct {
@@ -125,6 +149,11 @@ type fewListener struct {
 	free   chan struct{} // holds one for each connection
 	once   sync.Once
 	closed chan struct{}
+	spread func(netip.Addr) bool // see wire
+	each   int                   // connections of one address
+
+	mu sync.Mutex
+	of map[netip.Addr]int // connections that there are; never more entries than those
 }
 
 // Accept waits for a connection, and for leave to have one more.
@@ -134,12 +163,40 @@ func (l *fewListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.free
-		return nil, err
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			<-l.free
+			return nil, err
+		}
+		from := addressOf(c)
+		if l.begin(from) {
+			return &fewConn{Conn: c, l: l, from: from}, nil
+		}
+		if t, ok := c.(*net.TCPConn); ok {
+			t.SetLinger(0) // nothing of it waits in the kernel
+		}
+		c.Close()
 	}
-	return &fewConn{Conn: c, l: l}, nil
+}
+
+// begin counts a connection of an address, if it may have one more.
+func (l *fewListener) begin(from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of[from] >= l.each && (l.spread == nil || !l.spread(from)) {
+		return false
+	}
+	l.of[from]++
+	return true
+}
+
+func (l *fewListener) end(from netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of[from]--; l.of[from] <= 0 {
+		delete(l.of, from)
+	}
 }
 
 // Close ends an Accept that waits.
@@ -151,13 +208,17 @@ func (l *fewListener) Close() error {
 type fewConn struct {
 	net.Conn
 	l    *fewListener
+	from netip.Addr
 	once sync.Once
 }
 
 // Close makes room for another connection.
 func (c *fewConn) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() { <-c.l.free })
+	c.once.Do(func() {
+		c.l.end(c.from)
+		<-c.l.free
+	})
 	return err
 }
 

@@ -52,7 +52,7 @@ func startPaced(t *testing.T, h http.Handler, p pace) (*listener, *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := servePaced("public", ln, &serverCert{ca: a, hosts: hostNames(), now: time.Now}, func() *x509.CertPool { return nil }, h, p, slog.New(slog.DiscardHandler))
+	l := servePaced("public", ln, &serverCert{ca: a, hosts: hostNames(), now: time.Now}, func() *x509.CertPool { return nil }, h, wire{}, p, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -57,6 +57,8 @@ type Node struct {
 	proxies       trigger.Proxies
 	names         map[string]bool // the node's own
 	public, admin *listener
+	plain         *listener // nil: there is none
+	certs         *ownCerts // nil: there are none
 	notice        string
 	labels        map[string]string // where it is
 	stopping      context.Context   // ends when the node begins to stop
@@ -135,6 +137,22 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.onClose("admin address", func(context.Context) error { return ignoreClosed(admin.Close()) })
+	var http1 net.Listener
+	if cfg.HTTP != "" {
+		if http1, err = bind(ctx, "http", cfg.HTTP); err != nil {
+			return nil, err
+		}
+		n.onClose("http address", func(context.Context) error { return ignoreClosed(http1.Close()) })
+	}
+	minTLS, err := tlsVersion(cfg.MinTLS)
+	if err != nil {
+		return nil, err
+	}
+	if len(cfg.Certs)+len(cfg.CertKeys) > 0 {
+		if n.certs, err = openCerts(cfg.Certs, cfg.CertKeys, time.Now, log); err != nil {
+			return nil, err
+		}
+	}
 	hosts, err := withNames(hostNames(cfg.Public, cfg.Admin), cfg.Names)
 	if err != nil {
 		return nil, err
@@ -319,8 +337,20 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 	if _, err := cert.get(nil); err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeInternal, "node.ca", "no certificate can be made")
 	}
-	n.public = serve("public", public, cert, n.who.Authorities, traces.wrap(http.HandlerFunc(n.serveCall)), log)
-	n.admin = serve("admin", admin, cert, n.who.Authorities, handler, log)
+	var publicCert certificates = cert
+	if n.certs != nil {
+		n.certs.builtin = cert
+		publicCert = n.certs
+		following := make(chan struct{})
+		go func() { defer close(following); n.certs.follow(n.stopping) }()
+		n.onClose("certificates", func(context.Context) error { <-following; return nil })
+	}
+	n.public = serve("public", public, publicCert, n.who.Authorities, traces.wrap(http.HandlerFunc(n.serveCall)), wire{minTLS: minTLS, spread: n.proxies.Trusts}, log)
+	n.admin = serve("admin", admin, cert, n.who.Authorities, handler, wire{}, log)
+	if http1 != nil {
+		_, port, _ := net.SplitHostPort(n.PublicAddr())
+		n.plain = serveRedirects(http1, port, func(host string) bool { _, ok := n.hostOf(changes, host); return ok }, n.proxies.Trusts, log)
+	}
 	n.onClose("drain", n.drain)
 
 	if err := n.writeContext(ctx); err != nil {
@@ -341,6 +371,9 @@ func (n *Node) drain(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { n.public.shutdown(ctx) })
 	wg.Go(func() { n.admin.shutdown(ctx) })
+	if n.plain != nil {
+		wg.Go(func() { n.plain.shutdown(ctx) })
+	}
 	wg.Wait()
 	return n.calls.wait(ctx)
 }
@@ -364,6 +397,13 @@ func (n *Node) Close(ctx context.Context) error {
 		close(n.gone)
 	})
 	return n.closeErr
+}
+
+// Reload takes over certificates whose files have changed, now.
+func (n *Node) Reload() {
+	if n.certs != nil {
+		n.certs.reload(true)
+	}
 }
 
 // Ready is closed once the node answers.
