@@ -158,6 +158,27 @@ func TestD4Modes(t *testing.T) {
 	}
 }
 
+// D4: a perimeter test and a dry run see what a real call does.
+func TestD4Trials(t *testing.T) {
+	w := newWorld(t)
+	byRoute, byName := wall(t, w, "shop", &bawn.Inspection{Mode: "block", Level: 1})
+	v := w.gate.Resolve(bawn.Ref{Tenant: "main", Function: "shop"})
+	for _, c := range []*bawn.Call{byRoute(sqlInjection), byName(sqlInjection)} {
+		c.Principal = bawn.Principal{Kind: bawn.PrincipalKey, ID: "test", Tenant: "main", Roles: []bawn.Role{bawn.RoleInvoker}}
+		if _, err := w.gate.Try(t.Context(), v, c); bawn.ErrorCode(err) != bawn.CodeDenied {
+			t.Errorf("%s: %v", c.Trigger, err)
+		}
+	}
+	if found := w.findings(t, "shop"); len(found) > 0 {
+		t.Errorf("a test is recorded: %+v", found)
+	}
+	c := byName(`{"name": "Ada"}`)
+	c.Principal = bawn.Principal{Kind: bawn.PrincipalKey, ID: "test", Tenant: "main", Roles: []bawn.Role{bawn.RoleInvoker}}
+	trial, err := w.gate.Try(t.Context(), v, c)
+	check1(t, err)
+	trial.Close()
+}
+
 // D4: refusals of a flood are counted, and few of them recorded.
 func TestD4RecordsAreBounded(t *testing.T) {
 	w := newWorld(t)
