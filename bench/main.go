@@ -124,6 +124,8 @@ func (b *bench) measurements() []struct {
 		{"wall", b.wall},
 		{"inspect", b.inspect},
 		{"policy", b.policies},
+		{"refusals", b.refusals},
+		{"overload", b.overload},
 		{"egress", b.egress},
 		{"rest", b.rest},
 	}

@@ -328,7 +328,7 @@ func (fn *function) stuck(seen map[*function]bool) bool {
 
 // maxCircle bounds the functions that are looked at for a circle; longer ones end
 // with the wait.
-const maxCircle = bawn.MaxHops
+const maxCircle = 16
 
 // errCircle says that a call would wait for a slot that is held by who waits for
 // it; control H2.
