@@ -7,7 +7,7 @@ import (
 
 // Principal is who makes a call or a change.
 type Principal struct {
-	Kind   string `json:"kind" doc:"key, user, cert, function, anonymous or node"`
+	Kind   string `json:"kind" doc:"key, user, cert, webhook, function, anonymous or node"`
 	ID     string `json:"id"`
 	Name   string `json:"name,omitempty"`
 	Tenant string `json:"tenant"`
@@ -39,6 +39,7 @@ const (
 	PrincipalUser      = "user"      // somebody whom a configured issuer vouches for
 	PrincipalCert      = "cert"      // who holds a client certificate of a configured issuer
 	PrincipalFunction  = "function"  // a version of a function, known by the endpoint of its instance
+	PrincipalWebhook   = "webhook"   // who signs a request to a route with the secret of that route
 	PrincipalAnonymous = "anonymous" // nobody in particular
 	PrincipalNode      = "node"      // the node itself
 )
@@ -50,6 +51,9 @@ func Anonymous() Principal { return Principal{Kind: PrincipalAnonymous, ID: Prin
 // access, and nobody in particular: for questions and tests.
 func Met(access, tenant string) Principal {
 	kind := PrincipalUser
+	if access == AccessWebhook {
+		kind = PrincipalWebhook
+	}
 	return Principal{Kind: kind, ID: access + "/somebody", Name: access, Tenant: tenant, Access: access}
 }
 

@@ -79,6 +79,7 @@ func (n *Node) post(path, body string, header ...string) func() *http.Request {
 		if err != nil {
 			n.t.Fatal(err)
 		}
+		r.Header.Set("Content-Type", "application/json")
 		for i := 0; i+1 < len(header); i += 2 {
 			r.Header.Add(header[i], header[i+1])
 		}

@@ -51,6 +51,13 @@ func admits(a, b *bawn.Access) bool {
 		return was == bawn.AccessPublic && !b.Public.Until.After(a.Public.Until)
 	case bawn.AccessSigV4: // it is signed with a key
 		return was == bawn.AccessKey || was == bawn.AccessPublic || was == bawn.AccessSigV4
+	case bawn.AccessWebhook:
+		if was != bawn.AccessWebhook || b.Webhook.Window > a.Webhook.Window {
+			return false
+		}
+		same := *b.Webhook
+		same.Window = a.Webhook.Window
+		return same == *a.Webhook
 	case bawn.AccessJWT:
 		return was == bawn.AccessJWT && a.JWT.Issuer == b.JWT.Issuer && a.JWT.Audience == b.JWT.Audience && a.JWT.CA == b.JWT.CA && asksMore(b.JWT.Claims, a.JWT.Claims)
 	}

@@ -299,6 +299,11 @@ func (c *Control) notices(v *bawn.Version) []string {
 	for _, s := range e.Secrets {
 		names[s.Name] = true
 	}
+	for i := range v.Perimeter.Ingress.HTTP {
+		if w := v.Perimeter.Ingress.HTTP[i].Access.Webhook; w != nil {
+			names[w.Secret] = true
+		}
+	}
 	for i := range e.Hosts {
 		if in := e.Hosts[i].Inject; in != nil {
 			names[in.Secret] = true

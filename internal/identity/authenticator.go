@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"net"
 	"strings"
@@ -45,6 +46,7 @@ type Authenticator struct {
 	known   memory[known]
 	routes  customers
 	replay  *replay
+	hooks   *replay // of webhooks that are not signed with a time
 }
 
 // Credential is what a caller shows of itself. The zero value is nobody's.
@@ -87,11 +89,19 @@ func Open(ctx context.Context, cfg Config) (*Authenticator, error) {
 		return nil, err
 	}
 	a.replay, err = openReplay(cfg.Dir, cfg.Now, func(err error) { cfg.Log.Error("the record of signed requests", "error", err) })
-	return a, err
+	if err != nil {
+		return nil, err
+	}
+	a.hooks, err = openMemory(cfg.Dir, webhookPrefix, deliveries, 0, cfg.Now, func(err error) { cfg.Log.Error("the record of webhooks", "error", err) })
+	if err != nil {
+		a.replay.close()
+		return nil, err
+	}
+	return a, nil
 }
 
 // Close ends what Open began.
-func (a *Authenticator) Close() error { return a.replay.close() }
+func (a *Authenticator) Close() error { return errors.Join(a.replay.close(), a.hooks.close()) }
 
 // Keys returns the API keys.
 func (a *Authenticator) Keys() *Keys { return a.cfg.Keys }
@@ -218,7 +228,7 @@ func (a *Authenticator) Current(p bawn.Principal) (bawn.Principal, bool) {
 		now, ok := a.cfg.Keys.current(p)
 		now.Access = p.Access
 		return now, ok
-	case bawn.PrincipalFunction, bawn.PrincipalNode, bawn.PrincipalAnonymous:
+	case bawn.PrincipalFunction, bawn.PrincipalNode, bawn.PrincipalAnonymous, bawn.PrincipalWebhook:
 		return p, true
 	case bawn.PrincipalUser, bawn.PrincipalCert:
 		if p.Issuer == "" && p.Access != "" { // known by a route, and by no issuer of Bawn's

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -11,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,8 +29,10 @@ const (
 	generation     = 2 * signWindow
 	maxRemembered  = 2 << 20 // signed requests of one generation
 	maxOfOneKey    = maxRemembered / 4
-	replayRecord   = 32 // bytes: 16 of the nonce, 8 of the date, 8 to check them
+	deliveries     = 24 * time.Hour // a generation of webhooks that are not signed with a time
+	replayRecord   = 32             // bytes: 16 of the nonce, 8 of the date, 8 to check them
 	replayPrefix   = "signed-"
+	webhookPrefix  = "webhook-"
 	commitDeadline = 10 * time.Second // for a request to wait for its record
 )
 
@@ -39,6 +43,9 @@ type nonce [16]byte
 // synced before it is accepted, many at a time.
 type replay struct {
 	dir    string
+	prefix string        // of its files
+	span   time.Duration // of a generation
+	window time.Duration // by which a date may differ from the clock
 	now    func() time.Time
 	failed func(error) // hears why the file cannot be written
 
@@ -71,19 +78,25 @@ func newGroup(g int64) *group { return &group{generation: g, done: make(chan str
 // whole belongs to a request that was never accepted. Any other damage means that
 // accepted requests may be forgotten: then what was signed until now is refused.
 func openReplay(dir string, now func() time.Time, failed func(error)) (*replay, error) {
+	return openMemory(dir, replayPrefix, generation, signWindow, now, failed)
+}
+
+// openMemory opens one of requests that may be dated by window before or after the
+// clock, each for at least span.
+func openMemory(dir, prefix string, span, window time.Duration, now func() time.Time, failed func(error)) (*replay, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, bawn.Wrap(err, bawn.CodeUnavailable, "identity.replay", "the record of signed requests cannot be kept").
 			WithFix("let the user of the node write to %s", dir)
 	}
 	r := &replay{
-		dir: dir, now: now, failed: failed, seen: map[nonce]bool{}, before: map[nonce]bool{}, ofKey: map[string]int{},
+		dir: dir, prefix: prefix, span: span, window: window, now: now, failed: failed, seen: map[nonce]bool{}, before: map[nonce]bool{}, ofKey: map[string]int{},
 		wake: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	files, err := r.files()
 	if err != nil {
 		return nil, err
 	}
-	r.current = now().Unix() / int64(generation/time.Second)
+	r.current = now().Unix() / int64(span/time.Second)
 	for g := range files {
 		r.current = max(r.current, g) // a clock that went back brings no request back
 	}
@@ -104,11 +117,12 @@ func openReplay(dir string, now func() time.Time, failed func(error)) (*replay, 
 				WithFix("let the user of the node read %s", name)
 		}
 		if !whole {
-			r.floor = now().Add(signWindow)
-			failed(fmt.Errorf("%s is damaged: signed requests are refused until %s", name, r.floor.Add(signWindow).UTC().Format(time.RFC3339)))
+			// What has no date could have been accepted in all that is remembered.
+			r.floor = now().Add(cmp.Or(window, span))
+			failed(fmt.Errorf("%s is damaged: signed requests are refused until %s", name, r.floor.Add(window).UTC().Format(time.RFC3339)))
 		}
 	}
-	if ahead := time.Unix(r.current*int64(generation/time.Second), 0); ahead.After(now()) {
+	if ahead := time.Unix(r.current*int64(span/time.Second), 0); ahead.After(now()) {
 		failed(fmt.Errorf("signed requests were accepted at %s, which is still to come: none is before; set the clock right, or remove %s once nothing signed then can be sent again", ahead.UTC().Format(time.RFC3339), r.name(r.current)))
 	}
 	r.pending = []*group{newGroup(r.current)}
@@ -124,7 +138,7 @@ func (r *replay) files() (map[int64]string, error) {
 	}
 	files := map[int64]string{}
 	for _, e := range entries {
-		if text, ok := strings.CutPrefix(e.Name(), replayPrefix); ok {
+		if text, ok := strings.CutPrefix(e.Name(), r.prefix); ok {
 			if g, err := strconv.ParseInt(text, 10, 64); err == nil && g >= 0 {
 				files[g] = filepath.Join(r.dir, e.Name())
 			}
@@ -134,7 +148,7 @@ func (r *replay) files() (map[int64]string, error) {
 }
 
 func (r *replay) name(g int64) string {
-	return filepath.Join(r.dir, replayPrefix+strconv.FormatInt(g, 10))
+	return filepath.Join(r.dir, r.prefix+strconv.FormatInt(g, 10))
 }
 
 // readReplay reads one file into seen, and cuts off a record at its end that is
@@ -189,36 +203,93 @@ func check(b []byte) []byte {
 // accept remembers a signed request, and fails if that was done before. It returns
 // once the request is on disk: what then crashes knows it still.
 func (r *replay) accept(ctx context.Context, key string, signature [sha256.Size]byte, at time.Time) error {
-	var id nonce
-	sum := sha256.Sum256(append([]byte(key+" "), signature[:]...))
+	claim, err := r.reserve(key, at, nonceOf(key+" "+string(signature[:])))
+	if err != nil {
+		return err
+	}
+	return claim.Take(ctx)
+}
+
+func nonceOf(s string) (id nonce) {
+	sum := sha256.Sum256([]byte(s))
 	copy(id[:], sum[:])
+	return id
+}
+
+// A Claim is something that is accepted once, and that nobody else gets while it
+// is held. It is not safe for concurrent use.
+type Claim struct {
+	r    *replay
+	key  string
+	at   time.Time
+	ids  []nonce
+	over bool
+}
+
+// reserve holds ids, or fails if one of them was accepted before or is held.
+func (r *replay) reserve(key string, at time.Time, ids ...nonce) (*Claim, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, unrecorded(errors.New("it is closed"))
+	}
+	r.turn()
+	// What was accepted earlier than the generation before is forgotten, and was
+	// dated at most so much later.
+	forgotten := time.Unix((r.current-1)*int64(r.span/time.Second), 0).Add(r.window)
+	switch {
+	case at.Before(forgotten), !at.After(r.floor):
+		return nil, badSignature(": its date is before what the node remembers")
+	case slices.ContainsFunc(ids, func(id nonce) bool { return r.seen[id] || r.before[id] }):
+		return nil, bawn.Wrap(bawn.SignatureWrong, bawn.CodeUnauthenticated, "identity.replay", "the signed request was used already").
+			WithFix("sign each request anew; two that are alike in the same second need a header that tells them apart, and that is signed")
+	case len(r.seen) >= maxRemembered || r.ofKey[key] >= maxOfOneKey:
+		return nil, bawn.Errorf(bawn.CodeThrottled, "identity.replay", "too many signed requests came in a short time").WithFix("send an API key as a bearer instead: it need not be remembered")
+	}
+	for _, id := range ids {
+		r.seen[id] = true
+		r.ofKey[key]++
+	}
+	return &Claim{r: r, key: key, at: at, ids: ids}, nil
+}
+
+// Drop lets go of what was not taken.
+func (c *Claim) Drop() {
+	if c.over {
+		return
+	}
+	c.over = true
+	r := c.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range c.ids {
+		if r.seen[id] {
+			r.ofKey[c.key]--
+		}
+		delete(r.seen, id)
+		delete(r.before, id)
+	}
+}
+
+// Take accepts what is held, for good. It returns once that is on disk: what then
+// crashes knows it still. After an error it is not free again: whether it is on
+// disk is not known.
+func (c *Claim) Take(ctx context.Context) error {
+	c.over = true
+	r := c.r
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
 		return unrecorded(errors.New("it is closed"))
 	}
 	r.turn()
-	// What was accepted earlier than the generation before is forgotten, and was
-	// dated at most so much later.
-	forgotten := time.Unix((r.current-1)*int64(generation/time.Second), 0).Add(signWindow)
-	switch {
-	case at.Before(forgotten), !at.After(r.floor):
-		r.mu.Unlock()
-		return badSignature(": its date is before what the node remembers")
-	case r.seen[id] || r.before[id]:
-		r.mu.Unlock()
-		return bawn.Wrap(bawn.SignatureWrong, bawn.CodeUnauthenticated, "identity.replay", "the signed request was used already").
-			WithFix("sign each request anew; two that are alike in the same second need a header that tells them apart, and that is signed")
-	case len(r.seen) >= maxRemembered || r.ofKey[key] >= maxOfOneKey:
-		r.mu.Unlock()
-		return bawn.Errorf(bawn.CodeThrottled, "identity.replay", "too many signed requests came in a short time").WithFix("send an API key as a bearer instead: it need not be remembered")
-	}
-	r.seen[id] = true
-	r.ofKey[key]++
 	g := r.pending[len(r.pending)-1]
-	g.records = append(g.records, id[:]...)
-	g.records = binary.BigEndian.AppendUint64(g.records, uint64(at.Unix()))
-	g.records = append(g.records, check(g.records[len(g.records)-24:])...)
+	for _, id := range c.ids {
+		r.seen[id] = true // a generation may have begun since
+		g.records = append(g.records, id[:]...)
+		g.records = binary.BigEndian.AppendUint64(g.records, uint64(c.at.Unix()))
+		g.records = append(g.records, check(g.records[len(g.records)-24:])...)
+	}
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -246,7 +317,7 @@ func unrecorded(err error) error {
 
 // turn begins a new generation if it is time. The caller holds mu.
 func (r *replay) turn() {
-	g := r.now().Unix() / int64(generation/time.Second)
+	g := r.now().Unix() / int64(r.span/time.Second)
 	if g <= r.current {
 		return
 	}

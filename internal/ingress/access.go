@@ -7,15 +7,22 @@ import (
 	"bawn.dev/bawn/internal/identity"
 )
 
+// Shows reports whether the caller of c shows anything by which it could be known.
+func (g *Gate) Shows(c *bawn.Call) bool { return !identity.CredentialOf(c).Empty() || delivers(c) }
+
 // meet says who calls: by what the route itself asks for where that was shown, or
-// as one of Bawn's own. A signed request must be asked about once.
-func (g *Gate) meet(ctx context.Context, c *bawn.Call) (bawn.Principal, error) {
-	if !g.customer(c) {
-		return g.cfg.Identity.Authenticate(ctx, identity.CredentialOf(c))
+// as one of Bawn's own. A signed request must be asked about once. What is to be
+// accepted once stays in a, until the call is admitted.
+func (g *Gate) meet(ctx context.Context, c *bawn.Call, a *Admission) (bawn.Principal, error) {
+	switch {
+	case g.customer(c):
+		p, claims, err := g.cfg.Identity.AuthenticateCustomer(ctx, c.Target.Tenant, c.Route.Access.JWT, c.Bearer)
+		c.Claims = claims
+		return p, err
+	case delivers(c):
+		return g.deliver(ctx, c, a)
 	}
-	p, claims, err := g.cfg.Identity.AuthenticateCustomer(ctx, c.Target.Tenant, c.Route.Access.JWT, c.Bearer)
-	c.Claims = claims
-	return p, err
+	return g.cfg.Identity.Authenticate(ctx, identity.CredentialOf(c))
 }
 
 // customer reports whether c shows a token for its route: one that says that it is
@@ -25,4 +32,26 @@ func (g *Gate) customer(c *bawn.Call) bool {
 		return false
 	}
 	return identity.IssuerOf(c.Bearer) == c.Route.Access.JWT.Issuer || !g.cfg.Identity.Ours(c.Bearer)
+}
+
+// delivers reports whether c has a signature of the kind that its route asks for.
+func delivers(c *bawn.Call) bool {
+	return c.Route != nil && c.Route.Access.Webhook != nil && c.Request != nil && c.Request.Header[c.Route.Access.Webhook.Header] != nil
+}
+
+// deliver says who signed a webhook.
+func (g *Gate) deliver(ctx context.Context, c *bawn.Call, a *Admission) (bawn.Principal, error) {
+	want := c.Route.Access.Webhook
+	if g.cfg.Secret == nil {
+		return bawn.Principal{}, bawn.Errorf(bawn.CodeUnavailable, "admit", "there are no secrets here")
+	}
+	p, claim, err := g.cfg.Identity.AuthenticateWebhook(c.Target.Tenant, want, c.Request.Header, c.Request.Body, func(check func([]byte) bool) (bool, error) {
+		return g.cfg.Secret(ctx, a.Version, want.Secret, c.ID, check)
+	})
+	if err != nil {
+		return bawn.Principal{}, err
+	}
+	a.claim = claim
+	a.held = append(a.held, func(bawn.Usage) { claim.Drop() })
+	return p, nil
 }

@@ -42,6 +42,9 @@ type Config struct {
 	// called, 0 for any number. It reads memory only. nil: any number.
 	TenantRate func(tenant string) int
 
+	// Secret has check look at each live version of a secret that webhooks of v are
+	// signed with, until it says yes, if v may use it. nil: there are no secrets.
+	Secret func(ctx context.Context, v *bawn.Version, name, invocation string, check func(value []byte) bool) (bool, error)
 	// Suspended reports whether nothing of a tenant may be called. It reads memory
 	// only. nil: no tenant is suspended.
 	Suspended func(tenant string) bool
@@ -201,6 +204,7 @@ type Admission struct {
 	standing *standing          // of the function
 	caller   uint64             // who calls, as it is counted there
 	shares   bool               // it is counted there
+	claim    *identity.Claim    // what is accepted once the call is; nil if nothing is
 	held     []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
 }
 
@@ -274,6 +278,13 @@ func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 		}
 		if g.cfg.Timed != nil {
 			g.cfg.Timed(checks[i].name, time.Since(began))
+		}
+	}
+	// Last: what was refused for another reason may come again.
+	if a.claim != nil {
+		if err := a.claim.Take(ctx); err != nil {
+			a.release(bawn.Usage{})
+			return nil, err
 		}
 	}
 	g.counts[checkCount].Add(1)

@@ -22,7 +22,7 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 		return nil
 	}
 	c.Principal = bawn.Anonymous()
-	if identity.CredentialOf(c).Empty() {
+	if !g.Shows(c) {
 		return nil
 	}
 	if c.Route != nil && c.Event == nil {
@@ -33,7 +33,7 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 		}
 		return nil
 	}
-	p, err := g.meet(ctx, c)
+	p, err := g.meet(ctx, c, a)
 	if err != nil {
 		a.refusal, a.public = err, nil // a wrong credential opens nothing
 		return nil
@@ -45,9 +45,12 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 // Known returns nil if what the caller of c shows could be good, so that the rest
 // of its request is worth reading, and otherwise why it is not.
 func (g *Gate) Known(ctx context.Context, c *bawn.Call) error {
-	if g.customer(c) {
-		_, err := g.meet(ctx, c)
+	switch {
+	case g.customer(c):
+		_, err := g.meet(ctx, c, nil)
 		return err
+	case delivers(c):
+		return g.cfg.Identity.PlausibleWebhook(c.Route.Access.Webhook, c.Request.Header)
 	}
 	return g.cfg.Identity.Plausible(ctx, identity.CredentialOf(c))
 }

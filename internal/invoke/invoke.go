@@ -88,6 +88,9 @@ func (i *Invoker) Ours(route *bawn.Route, authorization string) (bearer string, 
 	return i.cfg.Gate.Ours(route, authorization)
 }
 
+// Shows reports whether the caller of c shows anything by which it could be known.
+func (i *Invoker) Shows(c *bawn.Call) bool { return i.cfg.Gate.Shows(c) }
+
 // Trace gives the call its trace before an event is made of it. header is what
 // the request has of X-Amzn-Trace-Id; see [ingress.Gate.Trace].
 func (i *Invoker) Trace(c *bawn.Call, header []string) error { return i.cfg.Gate.Trace(c, header) }

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"bawn.dev/bawn"
 	"go.yaml.in/yaml/v3"
@@ -19,7 +21,9 @@ import (
 type Access struct {
 	Public *Public `json:"public,omitempty"`
 	JWT    *JWT    `json:"jwt,omitempty"`
-	SigV4  bool    `json:"-"` // written as a word
+
+	Webhook *Webhook `json:"webhook,omitempty"`
+	SigV4   bool     `json:"-"` // written as a word
 }
 
 // MarshalJSON writes the word or the form with details.
@@ -48,6 +52,71 @@ type JWT struct {
 	CA       string              `json:"ca,omitempty"`
 }
 
+// Webhook lets in who signs the body with a secret; see [bawn.WebhookAccess].
+type Webhook struct {
+	Kind      string   `json:"kind,omitempty"`
+	Secret    string   `json:"secret,omitempty"`
+	Header    string   `json:"header,omitempty"`
+	Prefix    string   `json:"prefix,omitempty"`
+	Encoding  string   `json:"encoding,omitempty"`
+	Timestamp string   `json:"timestamp,omitempty"`
+	ID        string   `json:"id,omitempty"`
+	Window    Duration `json:"window,omitzero"`
+}
+
+func (w *Webhook) compile() *bawn.WebhookAccess {
+	out := &bawn.WebhookAccess{
+		Kind: w.Kind, Secret: w.Secret, Header: http.CanonicalHeaderKey(w.Header), Prefix: w.Prefix, Encoding: w.Encoding,
+		Timestamp: http.CanonicalHeaderKey(w.Timestamp), ID: http.CanonicalHeaderKey(w.ID), Window: w.Window.std(),
+	}
+	switch w.Kind {
+	case webhookGitHub:
+		out.Header, out.Prefix, out.Encoding, out.ID = "X-Hub-Signature-256", "sha256=", "hex", "X-Github-Delivery"
+	case webhookStripe:
+		out.Header, out.Encoding = "Stripe-Signature", "hex"
+	default:
+		out.Encoding = or(w.Encoding, "hex")
+	}
+	if w.Kind == webhookStripe || w.Timestamp != "" {
+		out.Window = or(out.Window, time.Duration(maxWindow))
+	}
+	return out
+}
+
+// The kinds of webhook.
+const (
+	webhookGitHub = "github"
+	webhookStripe = "stripe"
+	webhookHMAC   = "hmac"
+)
+
+func webhookFields() object[Webhook] {
+	headerName := value[string]{map[string]any{"type": "string", "pattern": headerPattern}, header}
+	return object[Webhook]{doc: "webhook", fields: []field[Webhook]{
+		is("kind", "who sends it: github, stripe, or hmac for another that signs with HMAC-SHA256", oneOf("kind", []string{webhookGitHub, webhookStripe, webhookHMAC}), func(w *Webhook) *string { return &w.Kind }).must(),
+		is("secret", "name of the secret that both sides have; it needs a grant, and never enters the sandbox", name("secret"), func(w *Webhook) *string { return &w.Secret }).must(),
+		is("header", "of kind hmac: where the signature stands", headerName, func(w *Webhook) *string { return &w.Header }),
+		is("prefix", "of kind hmac: text before the signature, such as sha256=", text("prefix", 1, maxPrefix), func(w *Webhook) *string { return &w.Prefix }),
+		is("encoding", "of kind hmac: hex or base64; hex if left out", oneOf("encoding", []string{"hex", "base64"}), func(w *Webhook) *string { return &w.Encoding }),
+		is("timestamp", "of kind hmac: the header of Unix seconds, signed with the body as TIMESTAMP.BODY", headerName, func(w *Webhook) *string { return &w.Timestamp }),
+		is("id", "of kind hmac: the header of a delivery's id, which is accepted once", headerName, func(w *Webhook) *string { return &w.ID }),
+		is("window", "by how much a timestamp may be off; 5m if left out", duration("window", minWindow, maxWindow), func(w *Webhook) *Duration { return &w.Window }),
+	}, rules: func(w *Webhook, has func(string) bool, say func(string, error)) {
+		if w.Kind != webhookHMAC {
+			for _, name := range []string{"header", "prefix", "encoding", "timestamp", "id"} {
+				if has(name) {
+					say(name, &wrong{Message: name + " is for webhooks of kind hmac; " + w.Kind + " has its own"})
+				}
+			}
+		} else if !has("header") {
+			say("header", &wrong{Message: "a webhook of kind hmac needs the field \"header\": where the signature stands"})
+		}
+		if has("window") && w.Kind != webhookStripe && w.Timestamp == "" {
+			say("window", &wrong{Message: "window is for webhooks that are signed with a timestamp"})
+		}
+	}}
+}
+
 func (a Access) compile() bawn.Access {
 	out := bawn.Access{SigV4: a.SigV4}
 	if p := a.Public; p != nil {
@@ -62,6 +131,9 @@ func (a Access) compile() bawn.Access {
 			out.JWT.Claims[name] = slices.Sorted(slices.Values(values))
 		}
 	}
+	if a.Webhook != nil {
+		out.Webhook = a.Webhook.compile()
+	}
 	return out
 }
 
@@ -74,6 +146,9 @@ const (
 	maxClaimValues = 16 // of one claim
 	maxClaimValue  = 256
 	maxAuthorities = 32 << 10 // bytes of certificates
+	maxPrefix      = 32
+	minWindow      = Duration(time.Second)
+	maxWindow      = Duration(5 * time.Minute) // for so long what is dated is remembered
 )
 
 func jwtFields() object[JWT] {
@@ -195,6 +270,7 @@ func access() value[Access] {
 	o := object[Access]{doc: "access", fields: []field[Access]{
 		pointer("public", "open to everybody until a day, for a reason", public, func(a *Access) **Public { return &a.Public }),
 		pointer("jwt", "for who shows a token of an issuer, as Authorization: Bearer TOKEN", jwtFields(), func(a *Access) **JWT { return &a.JWT }),
+		pointer("webhook", "for who signs the body with a secret", webhookFields(), func(a *Access) **Webhook { return &a.Webhook }),
 	}}
 	kinds := append(accessWords(), fieldNames(o)...)
 	schema := o.schema()

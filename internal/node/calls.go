@@ -109,7 +109,8 @@ func (n *Node) openCalls(s spine) {
 	})
 	gate, err := ingress.Open(n.stopping, ingress.Config{
 		Functions: s.changes.FunctionTable(), Versions: s.changes.VersionTable(), Identity: n.who, Policy: s.rules,
-		Suspended: n.tenants.Suspended, Timed: n.cfg.Timed,
+		Suspended: n.tenants.Suspended,
+		Secret:    n.vault.Verify, Timed: n.cfg.Timed,
 		AddressRate: n.cfg.AddressRate, AddressRateAtHome: n.cfg.AddressRateAtHome,
 		TenantRate: func(tenant string) int { q, _ := n.tenants.Quota(tenant); return q.Rate },
 		// Upwards: which hosts are whose, the operator says.

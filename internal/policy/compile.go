@@ -32,6 +32,10 @@ type line struct {
 	text  string // Cedar
 }
 
+// webhookSecret ends the field of the secret that webhooks of a route are signed
+// with.
+const webhookSecret = ".webhook.secret"
+
 // id is how decisions name the rule.
 func (l line) id(v *bawn.Version) string { return v.Ref().String() + ":" + l.field }
 
@@ -58,6 +62,9 @@ func lines(v *bawn.Version) []line {
 		if kind == bawn.AccessKey {
 			add(at, route, "forbid", "principal is Bawn::Anonymous", "invoke", me, fmt.Sprintf("\nwhen { %s }", here))
 			continue
+		}
+		if w := r.Access.Webhook; w != nil {
+			add(at+webhookSecret, "", "permit", "principal == "+string(me.MarshalCedar()), "secret", types.NewEntityUID(typeSecret, types.String(v.Tenant+"/"+w.Secret)), "")
 		}
 		// Who does not show what the route asks for is let in by no role. Beside that,
 		// callers may name some, but not instead of a signature.
@@ -153,7 +160,7 @@ func compile(v *bawn.Version) (*own, error) {
 		switch {
 		case l.route != "":
 			routes[l.route] = append(routes[l.route], list[i])
-		case strings.HasPrefix(l.field, "egress.") && !strings.HasPrefix(l.field, "egress.functions["):
+		case strings.HasPrefix(l.field, "egress.") && !strings.HasPrefix(l.field, "egress.functions["), strings.HasSuffix(l.field, webhookSecret):
 			what := (*expast.Policy)(list[i].policy.AST()).Resource.(expast.ScopeTypeEq).Entity
 			out[what] = append(out[what], list[i])
 		case strings.HasPrefix(l.field, "egress."):

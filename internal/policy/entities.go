@@ -23,6 +23,7 @@ const (
 	typeKey          types.EntityType = "Bawn::Key"
 	typeUser         types.EntityType = "Bawn::User"
 	typeCert         types.EntityType = "Bawn::Cert"
+	typeWebhook      types.EntityType = "Bawn::Webhook"
 	typeAnonymous    types.EntityType = "Bawn::Anonymous"
 	typeNode         types.EntityType = "Bawn::Node"
 	typeHost         types.EntityType = "Bawn::Host"
@@ -53,6 +54,8 @@ func principalType(kind string) types.EntityType {
 		return typeUser
 	case bawn.PrincipalCert:
 		return typeCert
+	case bawn.PrincipalWebhook:
+		return typeWebhook
 	case bawn.PrincipalFunction:
 		return typeFunction
 	case bawn.PrincipalAnonymous:
@@ -64,7 +67,9 @@ func principalType(kind string) types.EntityType {
 }
 
 // people reports whether principals of type t have roles.
-func people(t types.EntityType) bool { return t == typeKey || t == typeUser || t == typeCert }
+func people(t types.EntityType) bool {
+	return t == typeKey || t == typeUser || t == typeCert || t == typeWebhook
+}
 
 // maxEntities bounds the entities that are kept made.
 const maxEntities = 8192

@@ -20,6 +20,7 @@ const (
 	File   Purpose = "file"     // as a file in memory; egress.secrets with file
 	Inject Purpose = "inject"   // outside, into requests; egress.hosts
 	Login  Purpose = "database" // outside, to a database; egress.databases
+	Verify Purpose = "webhook"  // outside, to see who signed a request; ingress.http access.webhook
 )
 
 // UseRequest is one use of a secret by a function.
@@ -101,6 +102,8 @@ func manifestLine(name string, p Purpose) string {
 		return "name it in the rule of the host: inject: {secret: " + name + ", header: Authorization}"
 	case Login:
 		return "name it in the database: secret: " + name
+	case Verify:
+		return "name it in the route's access: webhook: {kind: github, secret: " + name + "}"
 	case File:
 		return "egress.secrets: [{name: " + name + ", file: true}]"
 	}
@@ -117,6 +120,10 @@ func asks(fn *bawn.Version, name string, p Purpose) bool {
 		return slices.ContainsFunc(e.Secrets, func(s bawn.SecretUse) bool { return s.Name == name && s.File })
 	case Inject:
 		return slices.ContainsFunc(e.Hosts, func(h bawn.Host) bool { return h.Inject != nil && h.Inject.Secret == name })
+	case Verify:
+		return slices.ContainsFunc(fn.Perimeter.Ingress.HTTP, func(r bawn.Route) bool {
+			return r.Access.Webhook != nil && r.Access.Webhook.Secret == name
+		})
 	case Login:
 		return slices.ContainsFunc(e.Databases, func(d bawn.Database) bool { return d.Secret == name })
 	}
@@ -147,7 +154,7 @@ func asked(fn *bawn.Version) []string {
 // Purposes says for what the manifest of fn asks for a secret.
 func Purposes(fn *bawn.Version, name string) []Purpose {
 	var all []Purpose
-	for _, p := range []Purpose{Read, File, Inject, Login} {
+	for _, p := range []Purpose{Read, File, Inject, Login, Verify} {
 		if asks(fn, name, p) {
 			all = append(all, p)
 		}

@@ -66,6 +66,7 @@ type Vault struct {
 	keysMu    sync.RWMutex
 	keys      map[string]*ownKey      // by tenant.function
 	redactors map[string]keptRedactor // by version of a function
+	verified  map[string]bool         // uses of a secret for webhooks that were recorded
 }
 
 // secretRow is a secret as it is stored. One that was removed stays as a mark, so that

@@ -124,7 +124,7 @@ func (t *httpTrigger) call(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 	if err := t.cfg.Invoker.Trace(c, r.Header["X-Amzn-Trace-Id"]); err != nil {
 		return err
 	}
-	shown := c.Bearer != "" || c.Signed != nil || len(c.Certificates) > 0
+	shown := t.cfg.Invoker.Shows(c)
 	// The body of who may not call is not worth reading. The gate decides; here it
 	// only gets the call without its event, and refuses that.
 	switch {
@@ -132,7 +132,7 @@ func (t *httpTrigger) call(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 		if t.cfg.Invoker.Known(r.Context(), c) != nil {
 			return nil
 		}
-		if c.Signed == nil { // whether a signature is right shows once the body is there
+		if c.Signed == nil && m.Route.Access.Webhook == nil { // whether a signature is right shows once the body is there
 			s.most = maxHeld
 		}
 	case !m.Route.Access.Public.Open(c.At):
