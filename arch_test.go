@@ -106,6 +106,8 @@ github.com/aws/aws-sdk-go-v2/: internal/identity internal/secret
 golang.org/x/crypto/: internal/secret
 golang.org/x/oauth2: client
 go.opentelemetry.io/: internal/node
+github.com/caddyserver/certmagic: internal/node
+go.uber.org/zap: internal/node
 github.com/aws/aws-lambda-go/: examples/text examples/orders
 `
 

@@ -100,6 +100,7 @@ ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postg
 [ -e /usr/lib/python3/dist-packages/pymysql ] || missing="$missing python3-pymysql"
 need redis-server redis-server
 need slowhttptest slowhttptest
+need pebble pebble
 [ -x /usr/sbin/mariadbd ] || missing="$missing mariadb-server-core"
 # shellcheck disable=SC2086 # a list of package names
 [ -z "$missing" ] || install $missing

@@ -64,6 +64,16 @@ func (c *Control) Owner(host string) (tenant string, ok bool) {
 	return tenant, ok
 }
 
+// WatchDomains calls fn with each domain, and each that is added, until stop is
+// called. fn must not block.
+func (c *Control) WatchDomains(fn func(name string)) (stop func()) {
+	return c.domains.table.Watch(func(_ string, row *bawn.Domain) {
+		if row != nil {
+			fn(row.Name)
+		}
+	})
+}
+
 // NoDomains reports whether nobody has a domain: there is nothing that hosts would
 // tell apart. It reads memory only.
 func (c *Control) NoDomains() bool {

@@ -43,6 +43,12 @@ type Config struct {
 	// Certs and CertKeys are files of certificates of the public listener, in pairs.
 	// Whom none fits gets one of the node's own authority.
 	Certs, CertKeys []string
+	// ACMEAgree says that the terms of an ACME authority are agreed to, which then is
+	// asked for certificates of domains and of names: of the directory ACMEDirectory,
+	// [DefaultACME] if empty, whose own certificate the file ACMECA is for. ACMEEmail
+	// is told to it.
+	ACMEAgree                        bool
+	ACMEDirectory, ACMEEmail, ACMECA string
 	// TrustedProxies are the addresses and CIDRs whose word is believed on where
 	// requests come from.
 	TrustedProxies []string

@@ -75,6 +75,7 @@ type certificates interface {
 // wire says how connections are taken; its zero value is the strictest.
 type wire struct {
 	minTLS uint16 // 0: TLS 1.3
+	acme   bool   // whether challenges of an ACME authority are answered
 	// spread reports whether an address may have more connections than one caller
 	// gets: those of many callers come from it. nil: none may.
 	spread func(netip.Addr) bool
@@ -95,6 +96,9 @@ func servePaced(name string, ln net.Listener, cert certificates, roots func() *x
 		MinVersion:     max(w.minTLS, tls.VersionTLS12),
 		GetCertificate: cert.get,
 		NextProtos:     []string{"h2", "http/1.1"},
+	}
+	if w.acme {
+		tlsConfig.NextProtos = append(tlsConfig.NextProtos, acmeProtocol)
 	}
 	if w.minTLS == 0 {
 		tlsConfig.MinVersion = tls.VersionTLS13

@@ -57,8 +57,9 @@ type Node struct {
 	proxies       trigger.Proxies
 	names         map[string]bool // the node's own
 	public, admin *listener
-	plain         *listener // nil: there is none
-	certs         *ownCerts // nil: there are none
+	plain         *listener  // nil: there is none
+	certs         *ownCerts  // nil: there are none
+	acme          *acmeCerts // nil: no authority is asked
 	notice        string
 	labels        map[string]string // where it is
 	stopping      context.Context   // ends when the node begins to stop
@@ -345,11 +346,17 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		go func() { defer close(following); n.certs.follow(n.stopping) }()
 		n.onClose("certificates", func(context.Context) error { <-following; return nil })
 	}
-	n.public = serve("public", public, publicCert, n.who.Authorities, traces.wrap(http.HandlerFunc(n.serveCall)), wire{minTLS: minTLS, spread: n.proxies.Trusts}, log)
+	if cfg.ACMEAgree {
+		if err := n.openACME(changes, publicCert, public, http1); err != nil {
+			return nil, err
+		}
+		publicCert = n.acme
+	}
+	n.public = serve("public", public, publicCert, n.who.Authorities, traces.wrap(http.HandlerFunc(n.serveCall)), wire{minTLS: minTLS, acme: n.acme != nil, spread: n.proxies.Trusts}, log)
 	n.admin = serve("admin", admin, cert, n.who.Authorities, handler, wire{}, log)
 	if http1 != nil {
 		_, port, _ := net.SplitHostPort(n.PublicAddr())
-		n.plain = serveRedirects(http1, port, func(host string) bool { _, ok := n.hostOf(changes, host); return ok }, n.proxies.Trusts, log)
+		n.plain = serveRedirects(http1, port, func(host string) bool { _, ok := n.hostOf(changes, host); return ok }, n.proxies.Trusts, n.acme, log)
 	}
 	n.onClose("drain", n.drain)
 

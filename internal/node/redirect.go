@@ -21,16 +21,18 @@ const (
 )
 
 // serveRedirects answers requests without TLS, by sending on to https whoever only
-// wants to read, on hosts that are somebody's. Nothing else is served: what a caller
+// wants to read, on hosts that are somebody's, and challenges of acme, which may be nil.
+// Nothing else is served: what a caller
 // has sent in clear is not acted on, and no credential of theirs is looked at. port is
 // that of https.
-func serveRedirects(ln net.Listener, port string, known func(host string) bool, spread func(netip.Addr) bool, logger *slog.Logger) *listener {
+func serveRedirects(ln net.Listener, port string, known func(host string) bool, spread func(netip.Addr) bool, acme *acmeCerts, logger *slog.Logger) *listener {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{name: "http", tcp: ln, stop: stop, done: make(chan struct{})}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Connection"] = []string{"close"}
 		host := ingress.HostName(r.Host)
 		switch {
+		case acme.answer(w, r): // RFC 8555, 8.3: it is asked for without TLS
 		case host == "" || !known(host):
 			http.Error(w, "Not Found", http.StatusNotFound)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:

@@ -373,8 +373,14 @@ func (h *handshakes) shake(c net.Conn) {
 		t.Close()
 		return
 	}
-	var out net.Conn = t
-	if t.ConnectionState().NegotiatedProtocol != "h2" {
+	var out net.Conn
+	switch t.ConnectionState().NegotiatedProtocol {
+	case "h2":
+		out = t
+	case acmeProtocol: // the handshake was the answer
+		t.Close()
+		return
+	default:
 		out = newPlain(t)
 	}
 	select {

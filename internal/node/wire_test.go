@@ -351,7 +351,7 @@ func TestPlainHTTPOnlySendsOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := serveRedirects(ln, "8443", func(h string) bool { return h == "shop.example.com" || h == "::1" }, nil, slog.New(slog.DiscardHandler))
+	l := serveRedirects(ln, "8443", func(h string) bool { return h == "shop.example.com" || h == "::1" }, nil, nil, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { l.shutdown(t.Context()) })
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{}).DialContext},
