@@ -46,8 +46,9 @@ internal/policy: . internal/evidence internal/store
 internal/identity: . internal/store
 internal/secret: . internal/policy internal/store
 
-internal/ingress: . internal/identity internal/ingress/waf internal/policy internal/schema internal/store
+internal/ingress: . internal/identity internal/ingress/waf internal/meter internal/policy internal/schema internal/store
 internal/ingress/waf: .
+internal/meter: . internal/store
 internal/interior: . internal/sandbox internal/secret
 internal/egress: . internal/policy internal/sandbox internal/schema internal/secret
 internal/deploy: . internal/store

@@ -1,6 +1,7 @@
 package bawn
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -263,8 +264,17 @@ type RateStatus struct {
 type Grant struct {
 	Of     string `json:"of,omitempty" doc:"caller: each caller has it for itself; anonymous: all callers without a credential together; empty: all calls together"`
 	Meter  string `json:"meter" doc:"calls, cpu, memory, egress or money"`
-	Amount int64  `json:"amount" doc:"calls; CPU nanoseconds; byte-seconds of memory; bytes; millionths of the currency's unit"`
+	Amount int64  `json:"amount" doc:"calls; CPU nanoseconds; byte-seconds of memory; bytes; billionths of the currency's unit"`
 	Per    string `json:"per" doc:"hour, day or month, in UTC"`
+}
+
+// Spending is what one call uses, or many, of everything that a [Grant] measures.
+type Spending struct {
+	Calls  int64 `json:"calls"`
+	CPU    int64 `json:"cpu" doc:"nanoseconds of processor time"`
+	Memory int64 `json:"memory" doc:"byte-seconds: the memory limit for as long as the call took"`
+	Egress int64 `json:"egress" doc:"bytes to and from what is outside"`
+	Money  int64 `json:"money" doc:"billionths of the currency's unit"`
 }
 
 // The things that a [Grant] measures.
@@ -275,6 +285,65 @@ const (
 	MeterEgress = "egress"
 	MeterMoney  = "money"
 )
+
+// Whom a [Grant] is of, and for how long.
+const (
+	OfCaller    = "caller"
+	OfAnonymous = "anonymous"
+
+	PerHour  = "hour"
+	PerDay   = "day"
+	PerMonth = "month"
+)
+
+// String returns the grant as it stands in a manifest's budget, such as
+// "caller.cpu: 3600s/day".
+func (g Grant) String() string {
+	of := ""
+	if g.Of != "" {
+		of = g.Of + "."
+	}
+	return of + g.Meter + ": " + MeterText(g.Meter, g.Amount) + "/" + g.Per
+}
+
+// MeterText returns an amount of a meter as a manifest writes it: 5000, 3600s,
+// 12.5GBs, 10GiB or 5.00.
+func MeterText(meter string, n int64) string {
+	switch meter {
+	case MeterCPU:
+		return decimal(n, 1_000_000_000, 9, 0) + "s"
+	case MeterMemory:
+		// Parts of a GiB that decimals cannot write are cut.
+		return decimal(n>>30*1_000_000_000+(n&(1<<30-1))*1_000_000_000>>30, 1_000_000_000, 9, 0) + "GBs"
+	case MeterEgress:
+		for _, u := range []struct {
+			n    int64
+			name string
+		}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
+			if n != 0 && n%u.n == 0 {
+				return strconv.FormatInt(n/u.n, 10) + u.name
+			}
+		}
+		return strconv.FormatInt(n, 10) + "B"
+	case MeterMoney:
+		return decimal(n, 1_000_000_000, 9, 2)
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// decimal writes n ÷ unit, which is ten to the power of digits, with at least so
+// many places behind the point.
+func decimal(n, unit int64, digits, least int) string {
+	s := strconv.FormatInt(n/unit, 10)
+	rest := strconv.FormatInt(unit+n%unit, 10)[1:]
+	for digits > least && rest[digits-1] == '0' {
+		digits--
+	}
+	if digits == 0 {
+		return s
+	}
+	return s + "." + rest[:digits]
+}
 
 // CORS says which pages of other origins may call a route from a browser.
 type CORS struct {

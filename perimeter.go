@@ -1,6 +1,7 @@
 package bawn
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -47,6 +48,19 @@ type Egress struct {
 	Secrets    []SecretUse   `json:"secrets,omitempty" doc:"sorted by name, each once; each needs a grant too"`
 	Databases  []Database    `json:"databases,omitempty" doc:"sorted by name, each once"`
 	Response   *Response     `json:"response,omitempty" doc:"what an answer must look like"`
+}
+
+// Most returns the most bytes that one call may send and receive together, by the
+// bound of each rule and each database.
+func (e *Egress) Most() (n int64) {
+	for _, h := range e.Hosts {
+		n += 2 * cmp.Or(h.Bytes, DefaultEgressBytes)
+	}
+	n += 2 * DefaultEgressBytes * int64(len(e.Databases))
+	if e.Everything != nil {
+		n += 2 * 2 * DefaultEgressBytes // with TLS, and without
+	}
+	return n
 }
 
 // HasSecrets reports whether anything of it uses a secret.

@@ -15,6 +15,7 @@ import (
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/identity"
 	"bawn.dev/bawn/internal/ingress/waf"
+	"bawn.dev/bawn/internal/meter"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/schema"
 	"bawn.dev/bawn/internal/store"
@@ -41,6 +42,9 @@ type Config struct {
 	// TenantRate returns how many calls a second the functions of a tenant may be
 	// called, 0 for any number. It reads memory only. nil: any number.
 	TenantRate func(tenant string) int
+	// Meter counts what calls use and holds them to budgets. nil: nothing is counted,
+	// and what has a budget is not called.
+	Meter *meter.Ledger
 
 	// Secret has check look at each live version of a secret that webhooks of v are
 	// signed with, until it says yes, if v may use it. nil: there are no secrets.
@@ -206,6 +210,7 @@ type Admission struct {
 	shares   bool               // it is counted there
 	claim    *identity.Claim    // what is accepted once the call is; nil if nothing is
 	held     []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
+	budget   *meter.Reservation // what the call holds; nil if nothing is counted
 }
 
 // Settle gives back what the call held. It is called once, when the call is

@@ -43,16 +43,19 @@ type instance struct {
 	// By whoever has the instance.
 	frozen  bool // must be thawed before use
 	sampled time.Time
+	cpu     time.Duration // of the box, up to the end of the last call
 
 	timer    *time.Timer // kills at a deadline
 	timedOut atomic.Bool
 	killed   sync.Once
+	atKill   atomic.Int64 // what the box had used when it was killed; 0 if it was not, or nobody can say
 }
 
 // A loadError is the function's own failure to start: not the platform's.
 type loadError struct {
 	payload func(requestID string) []byte
 	cause   bawn.Code
+	usage   bawn.Usage
 }
 
 // Error returns a text without the function's detail.
@@ -60,7 +63,7 @@ func (e *loadError) Error() string { return "the function could not be loaded" }
 
 // result returns what the caller of c gets.
 func (e *loadError) result(v *bawn.Version, c *bawn.Call) *bawn.Result {
-	return &bawn.Result{Version: v.Number, Payload: e.payload(c.ID), FunctionError: "Unhandled", Cause: e.cause, Usage: bawn.Usage{Cold: true}}
+	return &bawn.Result{Version: v.Number, Payload: e.payload(c.ID), FunctionError: "Unhandled", Cause: e.cause, Usage: e.usage}
 }
 
 // start makes an instance for f: a warm sandbox, or a new one, becomes its own
@@ -130,6 +133,7 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 		in.out.note("bawn: no instance was started: " + err.Error())
 		return nil, platform(err, "be given what it reaches outside")
 	}
+	in.cpu, _ = b.CPU() // what it was booted with is nobody's
 	at := attachment(v, code)
 	at.Files = reach.Files
 	if err := b.Attach(ctx, at); err != nil {
@@ -173,7 +177,11 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 		}
 		return in, nil
 	}
-	return nil, in.loadFailed(err)
+	err = in.loadFailed(err)
+	if failed, ok := err.(*loadError); ok {
+		failed.usage = bawn.Usage{Cold: true, Init: in.init, CPU: in.used(in.init)}
+	}
+	return nil, err
 }
 
 // loadFailed ends the instance and says what the caller gets.
@@ -330,6 +338,7 @@ func (in *instance) finish(c *bawn.Call, res *bawn.Result, began time.Time) {
 	now := time.Now()
 	res.Usage.Duration = now.Sub(began)
 	res.Usage.MaxMemory = in.sample(now)
+	res.Usage.CPU = in.used(res.Usage.Duration + res.Usage.Init)
 	res.Log = in.out.end(c.ID, &res.Usage, in.fleet.version.Perimeter.Interior.Memory)
 	saturated := in.fleet.fn.pool.cfg.Saturated()
 	in.fleet.fn.mu.Lock()
@@ -351,6 +360,23 @@ func (in *instance) sample(now time.Time) int64 {
 		in.sampled = now
 	}
 	return peak
+}
+
+// used returns the processor time since the end of the last call: what is left
+// running in between is part of the next. Where that cannot be known, as of an
+// instance that has ended, it is the most that fits into the time that the call
+// took.
+func (in *instance) used(took time.Duration) time.Duration {
+	now, ok := in.box.CPU()
+	if !ok {
+		now = time.Duration(in.atKill.Load())
+	}
+	if now < in.cpu || now == 0 {
+		return time.Duration(float64(took) * in.fleet.version.Perimeter.Interior.CPU)
+	}
+	u := now - in.cpu
+	in.cpu = now
+	return u
 }
 
 // A stream is an answer in the making. The instance is busy until it is read to
@@ -442,6 +468,9 @@ func (in *instance) expire() {
 // kill ends the whole process tree, and whatever waits for it.
 func (in *instance) kill() {
 	in.killed.Do(func() {
+		if used, ok := in.box.CPU(); ok {
+			in.atKill.Store(int64(used))
+		}
 		in.box.Kill()
 		in.worker.close()
 		in.box.shut()

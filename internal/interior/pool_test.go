@@ -264,6 +264,7 @@ func (b *fakeBox) Thaw(context.Context) error {
 	b.is.thaws++
 	return nil
 }
+func (b *fakeBox) CPU() (time.Duration, bool) { return 0, false }
 func (b *fakeBox) Stats(context.Context) (sandbox.Stats, error) {
 	return sandbox.Stats{Memory: 10 << 20, MaxMemory: 20 << 20}, nil
 }

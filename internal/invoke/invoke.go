@@ -131,6 +131,7 @@ func (i *Invoker) Invoke(ctx context.Context, c *bawn.Call) (*bawn.Result, error
 
 	result, err := i.cfg.Pool.Run(ctx, admission.Version, c)
 	if err == nil {
+		s.ran = &result.Usage
 		err = i.cfg.Release.Release(admission.Version, result)
 	}
 	if err != nil {
@@ -215,18 +216,18 @@ type story struct {
 	call      *bawn.Call
 	admission *ingress.Admission
 	began     time.Time
-	left      bool // the caller did not want the rest of the answer
-	tried     bool // nothing was run, as asked for
+	left      bool        // the caller did not want the rest of the answer
+	tried     bool        // nothing was run, as asked for
+	ran       *bawn.Usage // what the function used; nil if it did not run
 }
 
 // end settles the call and appends its outcome. The error it returns is err, or
 // why the outcome could not be recorded: then the caller gets no answer.
 func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 	var u bawn.Usage
-	if r != nil {
-		u = r.Usage
+	if s.ran != nil {
+		u = *s.ran
 	}
-	s.admission.Settle(u)
 	if refusal := refused(err); refusal != nil {
 		v := s.admission.Version
 		s.cfg.Log(bawn.LogLine{
@@ -234,7 +235,15 @@ func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 			Text: "bawn: the answer was stopped on its way out: " + refusal.Error(),
 		}, v.Perimeter.Evidence.LogRetention)
 	}
-	if e := s.cfg.Evidence.Append(context.WithoutCancel(ctx), s.outcome(r, u, err)); e != nil && err == nil {
+	rec := s.outcome(r, u, err)
+	e := s.admission.Charge(s.ran, func(charge string) error {
+		if charge != "" {
+			rec.Detail[ingress.ChargeDetail] = charge
+		}
+		return s.cfg.Evidence.Append(context.WithoutCancel(ctx), rec)
+	})
+	s.admission.Settle(u)
+	if e != nil && err == nil {
 		r, err = nil, e
 	}
 	s.cfg.Observe(Observation{Call: s.call, Version: s.admission.Version, Result: r, Err: err, Duration: time.Since(s.began)})

@@ -52,6 +52,9 @@ type Sandbox interface {
 	Thaw(ctx context.Context) error
 	// Stats reads what the sandbox has used so far.
 	Stats(ctx context.Context) (Stats, error)
+	// CPU reads the processor time used so far, quickly. It reports false if that
+	// cannot be known: the sandbox has ended, or the host keeps no such count.
+	CPU() (time.Duration, bool)
 	// Inspect reads from the kernel what it enforces for the program.
 	Inspect(ctx context.Context) ([]bawn.Fact, error)
 	// Attempts delivers what the kernel stopped, rate limited; it is closed

@@ -127,6 +127,7 @@ func (b *box) Open(context.Context, []sandbox.Port, []netip.Prefix) ([]*os.File,
 }
 func (b *box) Freeze(context.Context) error { return nil }
 func (b *box) Thaw(context.Context) error   { return nil }
+func (b *box) CPU() (time.Duration, bool)   { return 0, false }
 func (b *box) Stats(context.Context) (sandbox.Stats, error) {
 	return sandbox.Stats{MaxMemory: 1 << 20}, nil
 }

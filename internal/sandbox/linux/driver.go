@@ -531,6 +531,16 @@ func (b *box) Stats(context.Context) (sandbox.Stats, error) {
 	}
 }
 
+// CPU reads the control group itself.
+func (b *box) CPU() (time.Duration, bool) {
+	select {
+	case <-b.done:
+		return 0, false
+	default:
+		return b.group.CPU()
+	}
+}
+
 func (b *box) Inspect(ctx context.Context) ([]bawn.Fact, error) {
 	r, _, err := b.call(ctx, wire.Request{Op: wire.OpInspect})
 	if err != nil {

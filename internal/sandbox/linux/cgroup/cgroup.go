@@ -356,6 +356,22 @@ func (g *Group) Stats() Stats {
 	return s
 }
 
+// CPU reads the processor time that the group has used, and nothing else: it is
+// read at each call. It reports false for a group that is gone, and where there are
+// no groups, since to look at each process takes too long.
+func (g *Group) CPU() (time.Duration, bool) {
+	if g.Init != 0 {
+		return 0, false
+	}
+	var n int64
+	if g.V2 {
+		n = keyed(read(g.dir(""), "cpu.stat"), "usage_usec") * int64(time.Microsecond)
+	} else {
+		n = number(read(g.dir("cpuacct"), "cpuacct.usage"))
+	}
+	return time.Duration(n), n > 0
+}
+
 // OOMKills reads how many processes the kernel killed for want of memory.
 func (g *Group) OOMKills() int {
 	if g.Init != 0 {
