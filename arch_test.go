@@ -59,7 +59,7 @@ internal/control: . internal/backup internal/deploy internal/evidence internal/e
 internal/trigger: . internal/invoke
 internal/api: . internal/control internal/identity internal/invoke internal/manifest
 
-internal/node: . client internal/api internal/backup internal/control internal/deploy internal/egress internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/policy internal/sandbox internal/sandbox/linux internal/secret internal/store internal/trigger
+internal/node: . client internal/api internal/backup internal/control internal/deploy internal/egress internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/meter internal/policy internal/sandbox internal/sandbox/linux internal/secret internal/store internal/trigger
 
 internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node internal/secret
 bawntest: . client internal/node

@@ -277,6 +277,38 @@ type Spending struct {
 	Money  int64 `json:"money" doc:"billionths of the currency's unit"`
 }
 
+// Of returns what was used of a meter, 0 if there is no such.
+func (s *Spending) Of(meter string) int64 {
+	switch meter {
+	case MeterCalls:
+		return s.Calls
+	case MeterCPU:
+		return s.CPU
+	case MeterMemory:
+		return s.Memory
+	case MeterEgress:
+		return s.Egress
+	case MeterMoney:
+		return s.Money
+	}
+	return 0
+}
+
+// Most returns what one call of v may use at most: what the kernel and the way out
+// let it, loading included. It has no money: prices are the operator's.
+func (v *Version) Most() Spending {
+	in := &v.Perimeter.Interior
+	// Between two calls what is left running may go on for a moment.
+	span := in.Timeout + InitTimeout + time.Second
+	return Spending{Calls: 1, CPU: int64(float64(span) * in.CPU), Memory: ByteSeconds(in.Memory, span), Egress: v.Perimeter.Egress.Most()}
+}
+
+// ByteSeconds returns memory × time; the time is rounded up to a millisecond.
+func ByteSeconds(memory int64, t time.Duration) int64 {
+	ms := int64((t + time.Millisecond - 1) / time.Millisecond)
+	return (memory*ms + 999) / 1000
+}
+
 // The things that a [Grant] measures.
 const (
 	MeterCalls  = "calls"

@@ -106,6 +106,8 @@ func diff(a, b *bawn.Version) []Change {
 	listed("ingress.callers", "may call", old.Perimeter.Ingress.Callers, b.Perimeter.Ingress.Callers)
 	limitChanges(old, b, add)
 
+	budgetChanges(old, b, add)
+
 	p, q := &old.Perimeter.Interior, &b.Perimeter.Interior
 	add("interior.memory", manifest.Size(p.Memory).String(), manifest.Size(q.Memory).String(), q.Memory > p.Memory)
 	add("interior.cpu", fmt.Sprintf("%g", p.CPU), fmt.Sprintf("%g", q.CPU), q.CPU > p.CPU)

@@ -123,6 +123,12 @@ func (t *Tenants) Quota(name string) (bawn.Quota, bool) {
 	return row.Quota, ok && !row.Suspended && row.Removed.IsZero()
 }
 
+// Has reports whether there is a tenant; one that was removed is none.
+func (t *Tenants) Has(name string) bool {
+	_, _, ok := t.get(name)
+	return ok
+}
+
 // get returns a tenant that was not removed.
 func (t *Tenants) get(name string) (row tenant, rev uint64, ok bool) {
 	row, rev, ok = t.table.Get(name)

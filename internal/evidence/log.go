@@ -431,6 +431,22 @@ func (l *Log) Read(ctx context.Context, q Query, fn func(bawn.Record) error) err
 	}
 }
 
+// After calls fn for the records from an index on that hold a detail of a name,
+// oldest first, as they are there when it is called.
+func (l *Log) After(ctx context.Context, index int64, detail string, fn func(bawn.Record) error) error {
+	wanted := [][]byte{[]byte(`"` + detail + `":`)}
+	end := l.Next()
+	for from := max(index, l.First()); from < end; from = (from/tlog.Bundle + 1) * tlog.Bundle {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := l.bundle(from, from, end, wanted, &Query{}, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Find returns the records of one id, which is a record's own or that of an
 // invocation, oldest first. It looks no further back than to the decision that
 // an invocation begins with.

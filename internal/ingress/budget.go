@@ -15,26 +15,6 @@ import (
 // ChargeDetail is the detail of an outcome that says what was charged for it.
 const ChargeDetail = meter.ChargeDetail
 
-// Most returns what one call of v may use at most: what the kernel and the broker
-// let it, loading included.
-func Most(v *bawn.Version) bawn.Spending {
-	in := &v.Perimeter.Interior
-	// Between two calls leftovers may run for a moment before they are frozen.
-	span := in.Timeout + bawn.InitTimeout + time.Second
-	return bawn.Spending{
-		Calls:  1,
-		CPU:    int64(float64(span) * in.CPU),
-		Memory: byteSeconds(in.Memory, span),
-		Egress: v.Perimeter.Egress.Most(),
-	}
-}
-
-// byteSeconds returns memory × time, in whole milliseconds rounded up.
-func byteSeconds(memory int64, t time.Duration) int64 {
-	ms := int64((t + time.Millisecond - 1) / time.Millisecond)
-	return (memory*ms + 999) / 1000
-}
-
 // checkBudget reserves what the call may use at most. Controls H3 and H4.
 func (g *Gate) checkBudget(ctx context.Context, c *bawn.Call, a *Admission) error {
 	v := a.Version
@@ -59,7 +39,7 @@ func (g *Gate) checkBudget(ctx context.Context, c *bawn.Call, a *Admission) erro
 		Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.ID,
 		Principal: c.Principal.String(), Source: c.Source,
 		Caller: payer(from), Anonymous: from.Kind == anonymous,
-		Most: Most(v), Grants: grants,
+		Most: v.Most(), Grants: grants,
 	})
 	var over *meter.Refused
 	if errors.As(err, &over) {
@@ -148,7 +128,7 @@ func (a *Admission) Charge(u *bawn.Usage, keep func(charge string) error) error 
 	return a.budget.Charge(bawn.Spending{
 		Calls:  1,
 		CPU:    int64(u.CPU),
-		Memory: byteSeconds(a.Version.Perimeter.Interior.Memory, u.Duration+u.Init),
+		Memory: bawn.ByteSeconds(a.Version.Perimeter.Interior.Memory, u.Duration+u.Init),
 		Egress: u.Sent + u.Received,
 	}, keep)
 }

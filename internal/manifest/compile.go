@@ -78,6 +78,9 @@ func Compile(name string, f Function) (bawn.Version, error) {
 	if v.Perimeter.Egress, err = f.Egress.compile(); err != nil {
 		return bawn.Version{}, err
 	}
+	if v.Perimeter.Ingress.Budget, err = f.Ingress.Budget.compile(&v); err != nil {
+		return bawn.Version{}, err
+	}
 	for _, t := range f.Tests {
 		v.Tests = append(v.Tests, t.compile())
 	}

@@ -309,6 +309,7 @@ func ingressFields() object[Ingress] {
 				listOf("callers", maxCallers, caller()), func(i *Ingress) *[]string { return &i.Callers }),
 			into("event", "what an event must look like that comes by name and not by a route, and what is looked at in it", eventFields(), func(i *Ingress) *Event { return &i.Event }),
 			into("limits", "how often, and how often at one time, the function may be called", limitsFields(), func(i *Ingress) *Limits { return &i.Limits }),
+			into("budget", "what calls may use in an hour, a day or a month of UTC, each amount for itself; a call that would pass one is refused", budgetFields(), func(i *Ingress) *Budget { return &i.Budget }),
 		},
 		rules: func(i *Ingress, has func(string) bool, say func(string, error)) {
 			seen := map[string]bool{}

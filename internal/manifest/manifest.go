@@ -64,6 +64,7 @@ type Ingress struct {
 	Callers []string `json:"callers,omitempty"` // functions, role:NAME, anyone
 	Event   Event    `json:"event,omitzero"`
 	Limits  Limits   `json:"limits,omitzero"`
+	Budget  Budget   `json:"budget,omitempty"`
 }
 
 // Route is one way in over HTTP.

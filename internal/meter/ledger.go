@@ -179,7 +179,7 @@ func (l *Ledger) recover(ctx context.Context, found []held) error {
 	}
 	err = l.cfg.Journal.Read(ctx, last.At, func(r bawn.Record) error {
 		c, ok := parseCharge(r.Detail[ChargeDetail])
-		if !ok || l.cfg.Gone(r.Tenant) {
+		if !ok || r.Kind != bawn.KindOutcome || l.cfg.Gone(r.Tenant) {
 			return nil
 		}
 		if h, ok := ran[r.Invocation]; ok {

@@ -116,6 +116,7 @@ func (n *Node) openCalls(s spine) {
 		// Upwards: which hosts are whose, the operator says.
 		Host: func(name string) (string, bool) { return n.hostOf(s.changes, name) },
 		Hops: n.root.derive("hops"), Record: n.record.Append,
+		Meter: n.meter,
 		// Upwards: the pool keeps warm sandboxes for the runtimes in use, and all
 		// let go of what belonged to a function that is gone.
 		Runtimes: c.pool.Expect,

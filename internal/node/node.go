@@ -28,6 +28,7 @@ import (
 	"bawn.dev/bawn/internal/evidence/tlog"
 	"bawn.dev/bawn/internal/host"
 	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/meter"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/sandbox/linux"
 	"bawn.dev/bawn/internal/secret"
@@ -46,6 +47,7 @@ type Node struct {
 	who     *identity.Authenticator
 	store   *store.Store
 	record  *evidence.Log
+	meter   *meter.Ledger
 	vault   *secret.Vault
 	guard   *egress.Guard
 	state   *keeper
@@ -221,6 +223,15 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	n.tenants = tenants
+	if n.meter, err = meter.Open(ctx, meter.Config{
+		Store: st, Open: filepath.Join(data, "running"), Now: time.Now, Gone: func(tenant string) bool { return !tenants.Has(tenant) }, Log: log,
+		Journal: meter.Journal{Next: n.record.Next, Append: n.record.Append, Read: func(ctx context.Context, from int64, fn func(bawn.Record) error) error {
+			return n.record.After(ctx, from, meter.ChargeDetail, fn)
+		}},
+	}); err != nil {
+		return nil, err
+	}
+	n.onClose("meter", n.meter.Close)
 	logs, err := evidence.OpenLogs(ctx, st, evidence.LogsConfig{Log: log})
 	if err != nil {
 		return nil, err
@@ -493,6 +504,7 @@ func (n *Node) belongings() []control.Belonging {
 				return errors.Join(errs...)
 			},
 		},
+		{Name: "windows of use", Count: n.meter.Has, Remove: n.meter.Forget},
 		{
 			Name:  "revocations",
 			Count: func(tenant string) int { return len(n.who.Revocations(tenant)) },
