@@ -168,6 +168,9 @@ func (a *app) printPerimeter(c *client.Client, v *bawn.Version, kept client.Rete
 	if e := p.Ingress.Event; e != nil && e.Inspect != nil {
 		a.printf("            text searched for attacks: %s\n", clean(e.Inspect.String()))
 	}
+	if len(p.Ingress.Budget) > 0 {
+		a.printf("  budget    %s\n", clean(manifest.BudgetText(p.Ingress.Budget)))
+	}
 	if text := manifest.LimitsText(p.Ingress.Limits); text != "" {
 		a.printf("  limits    %s\n", clean(text))
 	}

@@ -94,7 +94,7 @@ func (g *Gate) overBudget(ctx context.Context, c *bawn.Call, a *Admission, f *me
 		reason += " and " + bawn.MeterText(f.Grant.Meter, f.Held) + " held by calls that run"
 	}
 	detail := map[string]string{"budget": f.Grant.String(), "limit": limit, "used": used, "held": bawn.MeterText(f.Grant.Meter, f.Held), "ends": f.Ends.Format(time.RFC3339)}
-	fix := "raise it in " + key + ", or lift it until " + f.Ends.Format(time.RFC3339) + " with bawn budget lift"
+	fix := "raise it in " + key
 	if f.Share {
 		fix = "give them a budget of their own, such as anonymous: {" + bawn.Grant{Meter: f.Grant.Meter, Amount: f.Limit, Per: f.Grant.Per}.String() + "}, in " + key
 	}

@@ -21,7 +21,6 @@ const (
 	maxPeriods   = 3 // amounts of one meter: by hour, day and month
 	maxCalls     = 1_000_000_000_000
 	maxSeconds   = 1_000_000_000 // of processor time, and GB-seconds
-	maxMoney     = 1_000_000_000 // of the currency's unit
 	grantPattern = `^[0-9A-Za-z.]+/(hour|day|month)$`
 )
 
@@ -31,7 +30,6 @@ var meterForms = []struct{ meter, example, doc string }{
 	{bawn.MeterCPU, "3600s/day", "seconds of processor time"},
 	{bawn.MeterMemory, "5000GBs/month", "GB-seconds: interior.memory for as long as calls take"},
 	{bawn.MeterEgress, "10GiB/day", "bytes to and from what is outside"},
-	{bawn.MeterMoney, "5.00/month", "money, by the operator's price table"},
 }
 
 // ParseGrant reads an amount of a meter for a span of time, such as 3600s/day.
@@ -39,7 +37,7 @@ func ParseGrant(meter, s string) (bawn.Grant, error) {
 	g := bawn.Grant{Meter: meter}
 	i := slices.IndexFunc(meterForms, func(f struct{ meter, example, doc string }) bool { return f.meter == meter })
 	if i < 0 {
-		return g, &wrong{Message: fmt.Sprintf("%s is no meter: want calls, cpu, memory, egress or money", quote(meter))}
+		return g, &wrong{Message: fmt.Sprintf("%s is no meter: want calls, cpu, memory or egress", quote(meter))}
 	}
 	amount, per, ok := strings.Cut(s, "/")
 	bad := &wrong{Message: fmt.Sprintf("%s is not an amount of %s: want one such as %s", quote(s), meter, meterForms[i].example)}
@@ -71,8 +69,6 @@ func ParseGrant(meter, s string) (bawn.Grant, error) {
 		var n Size
 		n, err = ParseSize(amount)
 		g.Amount = int64(n)
-	case bawn.MeterMoney:
-		g.Amount, err = decimalOf(amount, 1_000_000_000, maxMoney)
 	}
 	if err != nil {
 		return g, bad
