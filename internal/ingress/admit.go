@@ -208,6 +208,8 @@ type Admission struct {
 	standing *standing          // of the function
 	caller   uint64             // who calls, as it is counted there
 	shares   bool               // it is counted there
+	lane     int                // among the function's breakers; see checkBreaker
+	probe    bool               // it was let through to find out whether the function works again
 	claim    *identity.Claim    // what is accepted once the call is; nil if nothing is
 	held     []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
 	budget   *meter.Reservation // what the call holds; nil if nothing is counted
@@ -229,18 +231,19 @@ func (a *Admission) release(u bawn.Usage) {
 		end(u)
 	}
 	a.held = nil
+	a.untried()
 	a.leave()
 }
 
-const checkCount = 13
+const checkCount = 14
 
 // floodCheck is where checkFlood stands among the checks; triggers ask before.
 const floodCheck = 2
 
 // The places of two others, of which one is asked about in the other's place.
 const (
-	rateCheck  = 7
-	shareCheck = 9
+	rateCheck  = 8
+	shareCheck = 10
 )
 
 // A check says no by returning an error, or yes.
@@ -259,6 +262,7 @@ var checks = [checkCount]check{
 	{"loop", (*Gate).checkLoop},
 	{"authenticate", (*Gate).checkAuthenticate},
 	{"known", (*Gate).checkKnown},
+	{"breaker", (*Gate).checkBreaker},
 	{"rate", (*Gate).checkRate},
 	{"authorize", (*Gate).checkAuthorize},
 	{"share", (*Gate).checkShare},

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bawn.dev/bawn"
@@ -51,6 +52,9 @@ type standing struct {
 
 	running int            // calls that were let in and are not over
 	by      map[uint64]int // of these each caller's
+
+	breakers atomic.Pointer[breakers] // nil as long as no call has failed
+	turned   told                     // of their changes
 }
 
 func (l *limits) open(cfg *Config) {

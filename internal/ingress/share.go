@@ -62,12 +62,10 @@ func (g *Gate) crowded(c *bawn.Call, a *Admission, s *standing, by int) *curbing
 // lookAround is checkShare before anybody has been asked: what there is no room
 // for costs no decision of the policy and no record of it.
 func (g *Gate) lookAround(ctx context.Context, c *bawn.Call, a *Admission) error {
-	s := g.limits.of(a.Version.Tenant, a.Version.Function)
-	key := g.limits.rates.caller(c)
+	s := a.standing
 	s.mu.Lock()
-	no := g.crowded(c, a, s, s.by[key])
+	no := g.crowded(c, a, s, s.by[a.caller])
 	s.mu.Unlock()
-	a.standing, a.caller = s, key
 	if no == nil {
 		return nil
 	}

@@ -84,6 +84,7 @@ func TestH2RefusedLeaves(t *testing.T) {
 	c := w.byRoute(t, "GET", "/open", "")
 	c.Principal = bawn.Anonymous()
 	a := &Admission{gate: w.gate, Version: v, public: c.Route.Access.Public}
+	check1(t, w.gate.checkBreaker(context.Background(), c, a))
 	check1(t, w.gate.checkRate(context.Background(), c, a))
 	check1(t, w.gate.checkShare(context.Background(), c, a))
 	s := w.gate.limits.of("main", "shop")

@@ -447,8 +447,8 @@ func (w *apiWorker) serveAnswer(rw http.ResponseWriter, r *http.Request, id, wha
 		return
 	}
 	tooLarge := func() {
+		w.end(apiDone) // first, since whoever has the result may ask for the next event
 		inv.result <- &bawn.Result{Payload: tooLargePayload(), FunctionError: "Unhandled", Cause: bawn.CodeFunctionError}
-		w.end(apiDone)
 		rw.Header().Set("Connection", "close") // the rest is not read
 		refuse(rw, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge",
 			fmt.Sprintf("Exceeded maximum allowed payload size (%d bytes).", bawn.MaxResponseBytes))
@@ -463,8 +463,8 @@ func (w *apiWorker) serveAnswer(rw http.ResponseWriter, r *http.Request, id, wha
 		return
 	}
 	if longTrailer(err) {
-		inv.result <- &bawn.Result{Payload: longTrailerPayload(), FunctionError: "Unhandled", Cause: bawn.CodeFunctionError}
 		w.end(apiDone)
+		inv.result <- &bawn.Result{Payload: longTrailerPayload(), FunctionError: "Unhandled", Cause: bawn.CodeFunctionError}
 		rw.Header().Set("Connection", "close")
 		reply(rw, http.StatusAccepted, statusOK)
 		return

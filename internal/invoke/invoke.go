@@ -3,6 +3,7 @@
 package invoke
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -228,15 +229,24 @@ func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 	if s.ran != nil {
 		u = *s.ran
 	}
+	v := s.admission.Version
+	note, e := s.admission.Ended(ctx, s.call, s.cause(r, err))
+	if e != nil && err == nil {
+		r, err = nil, e
+	}
+	if note != "" {
+		s.cfg.Log(bawn.LogLine{
+			Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: s.call.ID, Platform: true, Text: "bawn: " + note,
+		}, v.Perimeter.Evidence.LogRetention)
+	}
 	if refusal := refused(err); refusal != nil {
-		v := s.admission.Version
 		s.cfg.Log(bawn.LogLine{
 			Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: s.call.ID, Platform: true,
 			Text: "bawn: the answer was stopped on its way out: " + refusal.Error(),
 		}, v.Perimeter.Evidence.LogRetention)
 	}
 	rec := s.outcome(r, u, err)
-	e := s.admission.Charge(s.ran, func(charge string) error {
+	e = s.admission.Charge(s.ran, func(charge string) error {
 		if charge != "" {
 			rec.Detail[ingress.ChargeDetail] = charge
 		}
@@ -248,6 +258,19 @@ func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 	}
 	s.cfg.Observe(Observation{Call: s.call, Version: s.admission.Version, Result: r, Err: err, Duration: time.Since(s.began)})
 	return err
+}
+
+// cause says how the call ended, as [ingress.Admission.Ended] has it.
+func (s *story) cause(r *bawn.Result, err error) bawn.Code {
+	switch {
+	case err != nil:
+		return bawn.ErrorCode(err)
+	case s.tried, s.left:
+		return bawn.CodeUnavailable
+	case r.FunctionError != "":
+		return cmp.Or(r.Cause, bawn.CodeFunctionError)
+	}
+	return ""
 }
 
 // refused returns why an answer did not leave, if that is what err says.
