@@ -29,6 +29,7 @@ internal/manifest: . internal/schema
 internal/backup: .
 internal/sandbox: .
 internal/schema: .
+internal/openapi: . internal/manifest internal/schema
 internal/store: .
 
 internal/host: .
@@ -61,7 +62,7 @@ internal/api: . internal/control internal/identity internal/invoke internal/mani
 
 internal/node: . client internal/api internal/backup internal/control internal/deploy internal/egress internal/evidence internal/evidence/tlog internal/host internal/identity internal/ingress internal/interior internal/invoke internal/meter internal/policy internal/sandbox internal/sandbox/linux internal/secret internal/store internal/trigger
 
-internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node internal/secret
+internal/cli: . client internal/evidence/tlog internal/host internal/manifest internal/node internal/openapi internal/secret
 bawntest: . client internal/node
 bawntest/pgtest:
 
@@ -95,7 +96,8 @@ github.com/jackc/pgx/: internal/egress bawntest/pgtest examples/orders
 golang.org/x/mod/: internal/evidence/tlog internal/store
 github.com/transparency-dev/formats/: internal/evidence/tlog
 golang.org/x/text/: internal/deploy examples/text
-go.yaml.in/yaml/: internal/manifest
+go.yaml.in/yaml/: internal/manifest internal/openapi
+github.com/getkin/: internal/openapi
 golang.org/x/net/: internal/egress internal/manifest
 github.com/santhosh-tekuri/jsonschema/: internal/schema
 github.com/prometheus/: internal/node

@@ -59,6 +59,7 @@ func commands() []command {
 		{"status", newStatus},
 		{"doctor", newDoctor},
 		{"init", newInit},
+		{"import", newImport},
 		{"deploy", newDeploy},
 		{"test", newTest},
 		{"invoke", newInvoke},

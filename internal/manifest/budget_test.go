@@ -53,7 +53,7 @@ func TestParseGrant(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	read := func(text string) (bawn.Version, error) {
-		f, err := ParseFunctionJSON([]byte(`{"runtime": "python3.13", "handler": "a.b", "ingress": {"budget": ` + text + `}}`))
+		f, err := ParseFunctionJSON([]byte(`{"runtime": "python3.13", "handler": "a.b", "owner": "me", "ingress": {"budget": ` + text + `}}`))
 		if err != nil {
 			return bawn.Version{}, err
 		}
