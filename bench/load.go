@@ -20,8 +20,9 @@ import (
 type target struct {
 	addr   string
 	tls    *tls.Config
-	bytes  []byte // the whole request
-	status int    // wanted
+	bytes  []byte   // the whole request
+	status int      // wanted
+	from   net.Addr // the caller's address; nil: any
 }
 
 func newTarget(base, path, caPEM, key string, status int) (*target, error) {
@@ -57,7 +58,7 @@ type conn struct {
 }
 
 func (t *target) dial() (*conn, error) {
-	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", t.addr, t.tls)
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second, LocalAddr: t.from}, "tcp", t.addr, t.tls)
 	if err != nil {
 		return nil, err
 	}

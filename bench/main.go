@@ -126,6 +126,7 @@ func (b *bench) measurements() []struct {
 		{"policy", b.policies},
 		{"refusals", b.refusals},
 		{"overload", b.overload},
+		{"slow", b.slow},
 		{"egress", b.egress},
 		{"rest", b.rest},
 	}

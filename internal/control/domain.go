@@ -32,8 +32,10 @@ func openDomains(ctx context.Context, s *store.Store) (*domains, error) {
 	d := &domains{table: table}
 	d.by.Store(&map[string]string{})
 	table.Watch(func(key string, row *bawn.Domain) {
-		tenant, name, _ := strings.Cut(key, ".")
-		name = strings.ReplaceAll(name, "_", ".")
+		tenant, name := key, domainName(key)
+		if i := strings.IndexByte(key, '.'); i >= 0 {
+			tenant = key[:i]
+		}
 		m := maps.Clone(*d.by.Load()) // the watcher is called by one at a time
 		switch {
 		case row != nil:
@@ -47,6 +49,12 @@ func openDomains(ctx context.Context, s *store.Store) (*domains, error) {
 }
 
 func domainKey(tenant, name string) string { return tenant + "." + strings.ReplaceAll(name, ".", "_") }
+
+// domainName undoes domainKey, as far as the name goes.
+func domainName(key string) string {
+	_, name, _ := strings.Cut(key, ".")
+	return strings.ReplaceAll(name, "_", ".")
+}
 
 // find returns the domain name, whosever it is.
 func (d *domains) find(name string) (row bawn.Domain, rev uint64, ok bool) {
@@ -64,14 +72,10 @@ func (c *Control) Owner(host string) (tenant string, ok bool) {
 	return tenant, ok
 }
 
-// WatchDomains calls fn with each domain, and each that is added, until stop is
-// called. fn must not block.
-func (c *Control) WatchDomains(fn func(name string)) (stop func()) {
-	return c.domains.table.Watch(func(_ string, row *bawn.Domain) {
-		if row != nil {
-			fn(row.Name)
-		}
-	})
+// WatchDomains calls fn with each domain that there is, or comes to be, and with there
+// false for each that is taken away, until stop is called. fn must not block.
+func (c *Control) WatchDomains(fn func(name string, there bool)) (stop func()) {
+	return c.domains.table.Watch(func(key string, row *bawn.Domain) { fn(domainName(key), row != nil) })
 }
 
 // NoDomains reports whether nobody has a domain: there is nothing that hosts would

@@ -28,7 +28,7 @@ func limitChanges(old, b *bawn.Version, add func(field, before, after string, wi
 	add("ingress.limits.concurrency", text(x.Concurrency), text(y.Concurrency), x.Concurrency > 0 && (y.Concurrency == 0 || y.Concurrency > x.Concurrency))
 	before, after := routes(old), routes(b)
 	for _, r := range b.Perimeter.Ingress.HTTP {
-		key := r.Method + " " + r.Path
+		key := r.String()
 		if o := before[key]; o != nil { // of a new route its own line tells
 			add("ingress.http["+key+"].limits", manifest.RatesText(o.Limits), manifest.RatesText(after[key].Limits), !held(o.Limits, after[key].Limits))
 		}

@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +29,7 @@ const (
 	acmeFolder   = "acme"       // of the data directory: accounts, certificates and their keys, for the owner alone
 	acmeProtocol = "acme-tls/1" // of the challenge TLS-ALPN-01
 	acmeTimeout  = 2 * time.Minute
+	maxACMERows  = 50 // names that the doctor tells of each by itself
 )
 
 // DefaultACME is the directory of Let's Encrypt.
@@ -42,7 +46,13 @@ type acmeCerts struct {
 	issuer  *certmagic.ACMEIssuer
 	cfg     *certmagic.Config
 	mu      sync.Mutex
-	managed map[string]string // name to what went wrong last, "" if nothing did
+	managed map[string]*acmeName
+}
+
+// acmeName is a name that a certificate is wanted for.
+type acmeName struct {
+	stop    context.CancelFunc // ends what is under way for it
+	problem string             // what went wrong last, "" if nothing did
 }
 
 type acmeConfig struct {
@@ -55,7 +65,7 @@ type acmeConfig struct {
 
 // openACME asks nobody for anything yet. The caller must close it.
 func openACME(ctx context.Context, c acmeConfig, next certificates, log *slog.Logger) *acmeCerts {
-	a := &acmeCerts{next: next, log: log, ctx: ctx, managed: map[string]string{}}
+	a := &acmeCerts{next: next, log: log, ctx: ctx, managed: map[string]*acmeName{}}
 	a.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert:   func(certmagic.Certificate) (*certmagic.Config, error) { return a.cfg, nil },
 		RenewCheckInterval: c.renewEvery, Logger: zap.NewNop(),
@@ -81,33 +91,51 @@ func (a *acmeCerts) manage(name string) {
 		return
 	}
 	a.mu.Lock()
-	_, known := a.managed[name]
-	a.managed[name] = "not there yet"
-	a.mu.Unlock()
-	if known {
+	defer a.mu.Unlock()
+	if a.managed[name] != nil {
 		return
 	}
+	ctx, stop := context.WithCancel(a.ctx)
+	a.managed[name] = &acmeName{stop: stop}
 	go func() { // it reads files
-		if err := a.cfg.ManageAsync(a.ctx, []string{name}); err != nil && a.ctx.Err() == nil {
+		if err := a.cfg.ManageAsync(ctx, []string{name}); err != nil && ctx.Err() == nil {
 			a.log.Error("a certificate cannot be asked for", "name", name, "error", err)
 		}
 	}()
 }
 
-// heard is told what becomes of certificates.
+// forget ends what manage began: the certificate of a name is neither shown nor
+// renewed any more. Its file stays, for when the name comes back.
+func (a *acmeCerts) forget(name string) {
+	a.mu.Lock()
+	m := a.managed[name]
+	delete(a.managed, name)
+	a.mu.Unlock()
+	if m != nil {
+		m.stop()
+		a.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: name}})
+	}
+}
+
+// heard is told what becomes of certificates, and says no to a renewal that was
+// under way when its name was forgotten.
 func (a *acmeCerts) heard(_ context.Context, event string, data map[string]any) error {
 	name, _ := data["identifier"].(string)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, ok := a.managed[name]; !ok {
+	m := a.managed[name]
+	if m == nil {
+		if event == "cert_obtaining" {
+			return certmagic.ErrNoRetry{Err: errors.New("nobody wants a certificate for it any more")}
+		}
 		return nil
 	}
 	switch event {
 	case "cert_obtained":
-		a.managed[name] = ""
+		m.problem = ""
 		a.log.Info("got a certificate", "name", name, "renewal", data["renewal"])
 	case "cert_failed":
-		a.managed[name] = fmt.Sprintf("%.300v", data["error"])
+		m.problem = fmt.Sprintf("%.300v", data["error"])
 		a.log.Error("no certificate was given; it is tried again", "name", name, "error", data["error"])
 	}
 	return nil
@@ -134,22 +162,54 @@ func (a *acmeCerts) answer(w http.ResponseWriter, r *http.Request) bool {
 	return a != nil && a.issuer.HandleHTTPChallenge(w, r)
 }
 
-// facts are what the doctor says of them.
-func (a *acmeCerts) facts() (all []bawn.Capability) {
+// facts are what the doctor says of them: a row for each name, those with trouble
+// first, and of many names no more than maxACMERows.
+func (a *acmeCerts) facts(now time.Time) []bawn.Capability {
 	if a == nil {
 		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	c := bawn.Capability{Name: "certificates by ACME", Control: "E7", OK: true, Detail: fmt.Sprintf("of %s for %d names", a.issuer.CA, len(a.managed))}
-	for name, problem := range a.managed {
-		if problem != "" {
-			c.OK = false
-			c.Detail += "; " + name + ": " + problem
-			c.Fix = "see that the name leads here and that the authority can be reached; it is tried again by itself"
+	var good, bad []bawn.Capability
+	for _, name := range slices.Sorted(maps.Keys(a.managed)) {
+		if c := a.fact(name, a.managed[name].problem, now); c.OK {
+			good = append(good, c)
+		} else {
+			bad = append(bad, c)
 		}
 	}
-	return append(all, c)
+	sum := bawn.Capability{Name: "certificates by ACME", Control: "E7", OK: len(bad) == 0, Detail: fmt.Sprintf("of %s for %d names", a.issuer.CA, len(a.managed))}
+	if len(bad) > 0 {
+		sum.Detail += fmt.Sprintf(", %d of them with trouble", len(bad))
+		sum.Fix = "see that the name leads here and that the authority can be reached; it is tried again by itself"
+	}
+	all := append(bad, good...)
+	return append([]bawn.Capability{sum}, all[:min(len(all), maxACMERows)]...)
+}
+
+// fact is what the doctor says of one name. The last sixth of a certificate's time is
+// late: it should have been renewed when a third was left.
+func (a *acmeCerts) fact(name, problem string, now time.Time) bawn.Capability {
+	c := bawn.Capability{Name: "certificate of " + name, Control: "E7", Detail: "not there yet"}
+	late := true
+	for _, cert := range a.cache.AllMatchingCertificates(name) {
+		if cert.Leaf == nil {
+			continue
+		}
+		end := cert.Leaf.NotAfter
+		late = end.Sub(now) < end.Sub(cert.Leaf.NotBefore)/6
+		if c.Detail = "by ACME, until " + end.UTC().Format(time.RFC3339); end.Before(now) {
+			c.Detail = "by ACME; it ended on " + end.UTC().Format(time.RFC3339)
+		}
+	}
+	if c.OK = !late && problem == ""; c.OK {
+		return c
+	}
+	if problem != "" {
+		c.Detail += "; asking for one failed: " + problem
+	}
+	c.Fix = "see that " + name + " leads here and that the authority can be reached; it is tried again by itself"
+	return c
 }
 
 // openACME begins to ask an authority for certificates, of every domain and of the
@@ -174,10 +234,20 @@ func (n *Node) openACME(changes *control.Control, next certificates, public, pla
 	}
 	n.acme = openACME(n.stopping, c, next, n.cfg.Log)
 	n.onClose("acme", func(context.Context) error { n.acme.close(); return nil })
+	own := map[string]bool{}
 	for _, name := range n.cfg.Names {
-		n.acme.manage(strings.ToLower(name))
+		name = strings.ToLower(name)
+		own[name] = true
+		n.acme.manage(name)
 	}
-	stop := changes.WatchDomains(n.acme.manage)
+	stop := changes.WatchDomains(func(name string, there bool) {
+		switch {
+		case there:
+			n.acme.manage(name)
+		case !own[name]:
+			n.acme.forget(name)
+		}
+	})
 	n.onClose("domains", func(context.Context) error { stop(); return nil })
 	return nil
 }

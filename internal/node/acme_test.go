@@ -127,12 +127,31 @@ func TestE7ACME(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 			if got.VerifyHostname("shop.example.com") != nil || !strings.Contains(got.Issuer.CommonName, "Pebble") {
-				t.Fatalf("no certificate: %v %+v", got.Issuer, acme.facts())
+				t.Fatalf("no certificate: %v %+v", got.Issuer, acme.facts(time.Now()))
 			}
-			if f := acme.facts(); !f[0].OK {
+			if f := acme.facts(time.Now()); !f[0].OK || len(f) != 2 || !f[1].OK || !strings.Contains(f[1].Detail, "until 20") {
 				t.Errorf("the doctor: %+v", f)
 			}
+			for left, want := range map[time.Duration]bool{time.Hour: true, -time.Second: false, -2 * got.NotAfter.Sub(got.NotBefore): false} {
+				late := got.NotAfter.Add(-got.NotAfter.Sub(got.NotBefore)/6 - left) // what is left is a sixth, and so much
+				if f := acme.facts(late); f[1].OK != want || !want && f[1].Fix == "" {
+					t.Errorf("the doctor, %v before a sixth is left: %+v", left, f)
+				}
+			}
 			check(t, acme.cfg.RenewCertSync(t.Context(), "shop.example.com", true))
+			// A failed renewal shows while the certificate is good, and what is forgotten is
+			// neither shown nor renewed.
+			check(t, acme.heard(t.Context(), "cert_failed", map[string]any{"identifier": "shop.example.com", "error": "no way"}))
+			if f := acme.facts(time.Now()); f[0].OK || f[1].OK || !strings.Contains(f[1].Detail, "no way") {
+				t.Errorf("the doctor, of a renewal that failed: %+v", f)
+			}
+			acme.forget("shop.example.com")
+			if shown().VerifyHostname("shop.example.com") == nil || len(acme.cache.AllMatchingCertificates("shop.example.com")) != 0 {
+				t.Error("a certificate of a name that was forgotten is shown")
+			}
+			if err := acme.cfg.RenewCertSync(t.Context(), "shop.example.com", true); err == nil || !strings.Contains(err.Error(), "nobody wants") {
+				t.Errorf("a name that was forgotten is renewed: %v", err)
+			}
 			// What was given lies in the data directory, for the next start.
 			again := openACME(t.Context(), conf, own, slog.New(slog.DiscardHandler))
 			t.Cleanup(again.close)
@@ -169,7 +188,7 @@ func TestE7ACME(t *testing.T) {
 		acme.manage("shop.example.com")
 		addr, _ := serveWire(t, acme, wire{acme: true}, http.NotFoundHandler())
 		for range 300 {
-			if f := acme.facts(); strings.Contains(f[0].Detail, "refused") {
+			if f := acme.facts(time.Now()); strings.Contains(f[1].Detail, "refused") {
 				break
 			}
 			time.Sleep(50 * time.Millisecond)
@@ -177,7 +196,7 @@ func TestE7ACME(t *testing.T) {
 		c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
 		check(t, err)
 		c.Close()
-		if f := acme.facts(); f[0].OK || f[0].Fix == "" || !strings.Contains(f[0].Detail, "refused") {
+		if f := acme.facts(time.Now()); f[0].OK || f[0].Fix == "" || !strings.Contains(f[1].Detail, "refused") {
 			t.Errorf("the doctor: %+v", f)
 		}
 	})

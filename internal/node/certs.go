@@ -227,7 +227,7 @@ func (n *Node) transport() []bawn.Capability {
 		version.Detail = "the public listener takes TLS 1.2 too, by --tls-min 1.2"
 		version.Fix = "once every caller has TLS 1.3, start it without --tls-min"
 	}
-	all := append([]bawn.Capability{version}, slices.Concat(n.certs.facts(), n.acme.facts())...)
+	all := append([]bawn.Capability{version}, slices.Concat(n.certs.facts(), n.acme.facts(time.Now()))...)
 	if n.plain != nil {
 		all = append(all, bawn.Capability{Name: "plain http", Control: "E7", OK: true, Detail: n.plain.tcp.Addr().String() + " sends browsers on to https, and answers nothing else"})
 	}

@@ -363,7 +363,8 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		}
 		publicCert = n.acme
 	}
-	n.public = serve("public", public, publicCert, n.who.Authorities, traces.wrap(http.HandlerFunc(n.serveCall)), wire{minTLS: minTLS, acme: n.acme != nil, spread: n.proxies.Trusts}, log)
+	domain := func(name string) bool { _, ok := changes.Owner(name); return ok }
+	n.public = serve("public", public, publicCert, n.who.Authorities, directed(domain, traces.wrap(http.HandlerFunc(n.serveCall))), wire{minTLS: minTLS, acme: n.acme != nil, spread: n.proxies.Trusts}, log)
 	n.admin = serve("admin", admin, cert, n.who.Authorities, handler, wire{}, log)
 	if http1 != nil {
 		_, port, _ := net.SplitHostPort(n.PublicAddr())

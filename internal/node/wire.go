@@ -9,9 +9,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"bawn.dev/bawn/internal/ingress"
 )
 
 // plain is what HTTP/1 comes in on: a connection after its handshake whose
@@ -298,6 +301,10 @@ func unambiguous(h http.Handler) http.Handler {
 			ambiguous(w)
 			return
 		}
+		if r.ProtoMajor != 1 && !oneMeaning(r) {
+			ambiguous(w)
+			return
+		}
 		for name := range r.Header {
 			if strings.IndexByte(name, '_') < 0 {
 				continue
@@ -310,6 +317,17 @@ func unambiguous(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// oneMeaning reports whether a request of HTTP/2 would say the same if somebody wrote
+// it down as HTTP/1. What the pseudo-headers are, net/http has seen to; what
+// is in them, and whether a length that is stated is that of the body, it has not.
+func oneMeaning(r *http.Request) bool {
+	if r.Method == http.MethodConnect || !strings.HasPrefix(r.RequestURI, "/") || ingress.HostName(r.Host) == "" {
+		return false
+	}
+	length := r.Header["Content-Length"]
+	return len(length) == 0 || len(length) == 1 && length[0] == strconv.FormatInt(r.ContentLength, 10)
 }
 
 func ambiguous(w http.ResponseWriter) {
