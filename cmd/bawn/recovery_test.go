@@ -121,9 +121,9 @@ func (s *server) kill(pids ...int) {
 	}
 }
 
-// deploy deploys f, which answers how many calls its instance has had, and skips
-// the test where the host cannot run it.
-func (s *server) deploy() {
+// deploy deploys f, which answers how many calls its instance has had, on hosts or on
+// the node's own names, and skips the test where the host cannot run it.
+func (s *server) deploy(hosts ...string) {
 	s.t.Helper()
 	d, err := s.Doctor(s.t.Context())
 	if err != nil {
@@ -150,11 +150,15 @@ def handler(event, context):
 	if _, err := s.PutArtifact(s.t.Context(), bawntest.Digest(data), int64(len(data)), bytes.NewReader(data)); err != nil {
 		s.t.Fatal(err)
 	}
+	route := map[string]any{"method": "GET", "path": "/f", "access": map[string]any{
+		"public": map[string]any{"reason": "a test", "until": "2099-12-31"},
+	}, "input": "none"}
+	if len(hosts) > 0 {
+		route["hosts"] = hosts
+	}
 	spec := map[string]any{
 		"runtime": python, "handler": "app.handler", "owner": "tests",
-		"ingress": map[string]any{"http": []any{map[string]any{"method": "GET", "path": "/f", "access": map[string]any{
-			"public": map[string]any{"reason": "a test", "until": "2099-12-31"},
-		}, "input": "none"}}},
+		"ingress":  map[string]any{"http": []any{route}},
 		"interior": map[string]any{"timeout": "60s", "reuse": map[string]any{"invocations": 1000}},
 	}
 	if _, err := s.Deploy(s.t.Context(), "f", spec, bawntest.Digest(data), false); err != nil {
