@@ -167,9 +167,10 @@ func TestE7MisdirectedRequests(t *testing.T) {
 		head := []string{":method", "GET", ":scheme", "https", ":path", "/", ":authority", test.host}
 		// Over HTTP/2 in the middle of a connection too, between requests that are good.
 		a := newAsker(t, addr, test.made)
-		first := a.ask(":method", "GET", ":scheme", "https", ":path", "/", ":authority", strings.ToLower(test.made))
-		if test.made != "" && first != "200" {
-			t.Errorf("%+v: the first one %s", test, first)
+		if test.made != "" {
+			if got := a.ask(":method", "GET", ":scheme", "https", ":path", "/", ":authority", strings.ToLower(test.made)); got != "200" {
+				t.Errorf("%+v: the first one %s", test, got)
+			}
 		}
 		reached.Store(0)
 		got := []string{a.ask(head...)}
