@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -154,5 +155,83 @@ func TestH5CountGoesOnThroughEveryTrigger(t *testing.T) {
 				t.Errorf("way %d: with %s: %d %s", i, plain, code, text)
 			}
 		}
+	}
+}
+
+// TestH5OneCountOverAllPaths has functions call each other after a call that came in
+// by each way, with or without a count: the chain ends where the count does, which
+// goes on when a function's trace leaves the node and comes back.
+func TestH5OneCountOverAllPaths(t *testing.T) {
+	n := newTown(t)
+	n.deploy("ping", []string{"pong", "anyone"}, []string{"pong"}, public("/ping"))
+	n.deploy("pong", []string{"ping", "anyone"}, []string{"ping"})
+	send := func(url, bearer, body, trace string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		if bearer != "" {
+			req.Header.Set("Authorization", "Bearer "+bearer)
+		}
+		if trace != "" {
+			req.Header.Set("X-Amzn-Trace-Id", trace)
+		}
+		res, err := n.HTTP.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(b)
+	}
+	ways := map[string]func(body, trace string) (int, string){
+		"route": func(body, trace string) (int, string) { return send(n.Public()+"/ping", "", body, trace) },
+		"control API": func(body, trace string) (int, string) {
+			return send(n.URL()+"/v1/functions/ping/invocations", n.Context.Key, body, trace)
+		},
+		"Lambda API": func(body, trace string) (int, string) {
+			return send(n.Public()+"/2015-03-31/functions/ping/invocations", n.Context.Key, body, trace)
+		},
+	}
+	// The trace of the last of three functions, as one of them would send it out.
+	out := func(way func(body, trace string) (int, string), trace string) string {
+		t.Helper()
+		code, text := way(`{"calls":[{"function":"pong","payload":{"calls":[{"function":"ping","payload":{"trace":true}}]}}]}`, trace)
+		var far, near []got
+		if code != 200 || json.Unmarshal([]byte(text), &far) != nil || len(far) != 1 || json.Unmarshal([]byte(far[0].Body), &near) != nil || len(near) != 1 || near[0].Status != 200 {
+			t.Fatalf("%d %s", code, text)
+		}
+		return strings.Trim(near[0].Body, `"`)
+	}
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			trace, before := "", 0
+			for _, gone := range []int{0, 3, 6} { // calls before this one, wherever they came in
+				if gone > 0 {
+					if trace = out(way, trace); !strings.Contains(trace, ";Bawn=1.0"+strconv.Itoa(gone-1)+".") {
+						t.Fatalf("after %d calls: %s", gone, trace)
+					}
+				}
+				code, text := way(`{"ring":["pong","ping"]}`, trace)
+				depth := 0
+				for ; code == 200; depth++ {
+					var g got
+					if json.Unmarshal([]byte(text), &g) != nil || g.Status == 0 {
+						t.Fatalf("%s", text)
+					}
+					code, text = g.Status, g.Body
+				}
+				if want := bawn.MaxHops - gone; depth != want+1 || code != 400 {
+					t.Errorf("with %d calls before, %d functions ran, and then %d %s; want %d", gone, depth, code, text, want+1)
+				}
+				ended := len(n.records(func(r *bawn.Record) bool { return r.Control == "H5" && r.Detail["depth"] == "17" }))
+				if ended <= before {
+					t.Error("the end is not on record")
+				}
+				before = ended
+			}
+		})
 	}
 }

@@ -187,3 +187,54 @@ func TestH8BreakerEdges(t *testing.T) {
 		t.Errorf("%d versions are told apart, want %d", n, breakerVersions)
 	}
 }
+
+// admitted has the checks of this package's counts look at a call that gets in,
+// again and again, and returns one turn of that.
+func admitted(t testing.TB, l *bawn.Limits) func() {
+	w := newWorld(t)
+	v := w.limited(t, "shop", l, "GET /open public")
+	c := w.byRoute(t, "GET", "/open", "")
+	c.Principal = bawn.Anonymous()
+	a := &Admission{gate: w.gate, Version: v, public: c.Route.Access.Public}
+	ctx := context.Background()
+	return func() {
+		for _, check := range []func(*Gate, context.Context, *bawn.Call, *Admission) error{
+			(*Gate).checkBreaker, (*Gate).checkRate, (*Gate).checkShare,
+		} {
+			check1(t, check(w.gate, ctx, c, a))
+		}
+		_, err := a.Ended(ctx, c, "")
+		check1(t, err)
+		a.release(bawn.Usage{})
+	}
+}
+
+// plenty is rates that nobody meets.
+func plenty() *bawn.Limits {
+	return &bawn.Limits{Rates: []bawn.Rate{
+		{Calls: 1e6, Per: time.Second, Burst: 1e6, By: bawn.ByCaller}, {Calls: 1e6, Per: time.Second, Burst: 1e6},
+	}}
+}
+
+// What an admitted call is counted by costs it no memory.
+func TestH1AdmittedAllocatesNothing(t *testing.T) {
+	for name, l := range map[string]*bawn.Limits{"no limits": nil, "rates": plenty()} {
+		turn := admitted(t, l)
+		turn() // makes the tables
+		if n := testing.AllocsPerRun(200, turn); n > 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+func BenchmarkAdmittedCounts(b *testing.B) {
+	for name, l := range map[string]*bawn.Limits{"no limits": nil, "rates": plenty()} {
+		b.Run(name, func(b *testing.B) {
+			turn := admitted(b, l)
+			b.ReportAllocs()
+			for b.Loop() {
+				turn()
+			}
+		})
+	}
+}
