@@ -1,11 +1,14 @@
 package ingress
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"maps"
 	"mime"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,14 +57,16 @@ func (g *Gate) checkInspect(ctx context.Context, c *bawn.Call, a *Admission) err
 	if err == nil {
 		return nil
 	}
+	gone := ctx.Err()
+	lets := in.Mode == bawn.InspectDetect && (gone == nil || !errors.Is(err, gone)) // nothing runs unseen for who has left
 	outcome := "deny"
-	if in.Mode == bawn.InspectDetect {
+	if lets {
 		outcome = "allow"
 	}
 	if lost := g.found(ctx, c, a.Version, in, found, outcome, reasonOf(err)); lost != nil {
 		return lost
 	}
-	if in.Mode == bawn.InspectDetect {
+	if lets {
 		return nil
 	}
 	return err
@@ -85,16 +90,16 @@ var errAttack = bawn.Errorf(bawn.CodeDenied, "inspect", "the request was refused
 func (g *Gate) inspect(ctx context.Context, c *bawn.Call, in *bawn.Inspection, d *schema.Document) (found []int, err error) {
 	q := waf.Question{Request: c.Request, Source: c.Source, Level: in.Level, Exclude: in.Exclude}
 	if r := c.Request; r != nil {
-		if err = askRequest(&q, r, d); err != nil {
-			return nil, err
-		}
-	} else if len(c.Event) > 0 {
-		if d == nil {
-			if d, err = schema.Parse(c.Event, schema.MaxDepth); err != nil {
-				return nil, notStrict("event", err)
-			}
-		}
-		q.Leaves = leavesOf(d, nil)
+		input := c.Route.Input
+		err = askRequest(&q, r, d, d != nil && input != nil && input.Schema != "")
+	} else {
+		err = askEvent(&q, c, d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range q.Leaves {
+		q.Leaves[i].At = i
 	}
 	verdict, err := g.waf.Ask(ctx, q)
 	switch {
@@ -116,19 +121,30 @@ func notStrict(what string, err error) error {
 		WithFix("send JSON that all readers understand alike")
 }
 
-// askRequest fills q with what r has. d is its body, if somebody has read that.
-func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document) error {
-	for i, name := range slices.Sorted(maps.Keys(r.Params)) {
-		q.Leaves = append(q.Leaves, waf.Leaf{At: 2*schema.MaxValues + i, Text: r.Params[name]})
+// askRequest fills q with what r has. d is its body, if somebody has read that; held
+// says that it was held against a schema as d, so that nothing else is in it.
+func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document, held bool) error {
+	for _, name := range slices.Sorted(maps.Keys(r.Params)) {
+		q.Leaves = append(q.Leaves, waf.Leaf{Text: r.Params[name]})
 	}
 	if len(r.Body) == 0 {
 		return nil
 	}
-	var media string
-	if h := r.Header["Content-Type"]; len(h) > 0 {
-		media, _, _ = mime.ParseMediaType(h[0]) // "" for one that nobody can read
+	if held {
+		q.Leaves = leavesOf(d, q.Leaves, nestedJSON)
+		return nil
 	}
-	isJSON := media == "application/json" || media == "text/json" || strings.HasPrefix(media, "application/") && strings.HasSuffix(media, "+json")
+	kind, encoded, odd := bodyKind(r)
+	if encoded {
+		return bawn.Errorf(bawn.CodeInvalid, "inspect", "the body cannot be searched for attacks: it has a Content-Encoding").
+			WithFix("send it as it is")
+	}
+	var media string
+	var params map[string]string
+	if h := r.Header["Content-Type"]; len(h) > 0 {
+		media, params, _ = mime.ParseMediaType(h[0]) // "" for one that nobody can read
+	}
+	isJSON := odd == nil && (kind == jsonBody || media == "text/json")
 	if d == nil {
 		var err error
 		if d, err = schema.Parse(r.Body, schema.MaxDepth); err != nil && isJSON {
@@ -137,27 +153,173 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document) error {
 	}
 	// A function may read JSON whatever the request calls it.
 	if d != nil {
-		q.Leaves = leavesOf(d, q.Leaves)
+		q.Leaves = leavesOf(d, q.Leaves, nestedJSON)
 	}
-	_, labelled := r.Header["Content-Type"]
-	switch {
-	case isJSON:
-	case !labelled:
+	if isJSON {
+		return nil
+	}
+	read := true
+	switch media {
+	case "application/x-www-form-urlencoded", "application/xml", "application/soap+xml", "text/xml":
 		q.Body = r.Body
-	case media == "application/x-www-form-urlencoded", strings.HasPrefix(media, "multipart/"), strings.HasSuffix(media, "/xml"), strings.HasSuffix(media, "+xml"):
+	case "multipart/form-data":
 		q.Body = r.Body
-	case d == nil:
-		q.Leaves = append(q.Leaves, waf.Leaf{Text: string(r.Body)})
+		for _, text := range outside(string(r.Body), params["boundary"]) {
+			q.Leaves = appendText(q.Leaves, text)
+		}
+	default:
+		read = false
+	}
+	if d == nil && !read || odd != nil { // the engine leaves it alone, and the function need not
+		q.Leaves = appendText(q.Leaves, string(r.Body))
 	}
 	return nil
 }
 
-// leavesOf appends the texts in d that its schema leaves free.
-func leavesOf(d *schema.Document, leaves []waf.Leaf) []waf.Leaf {
+// askEvent fills q with what an event by name has.
+func askEvent(q *waf.Question, c *bawn.Call, d *schema.Document) error {
+	if len(c.Event) > 0 {
+		var err error
+		if d == nil {
+			if d, err = schema.Parse(c.Event, schema.MaxDepth); err != nil {
+				return notStrict("event", err)
+			}
+		}
+		q.Leaves = leavesOf(d, nil, nestedJSON)
+		q.Leaves = appendEncoded(q.Leaves, c.Event, d)
+	}
+	if c.Client != "" { // what a client of the Lambda API says of itself
+		d, err := schema.Parse([]byte(c.Client), schema.MaxDepth)
+		if err != nil {
+			return notStrict("client context", err)
+		}
+		q.Leaves = leavesOf(d, q.Leaves, nestedJSON)
+	}
+	return nil
+}
+
+const (
+	nestedJSON = 2    // JSON in texts of JSON, as queues have it
+	maxPairs   = 1000 // of a text that is read as a form
+)
+
+// leavesOf appends the texts in d that its schema leaves free, and those in what is
+// JSON again, that deep.
+func leavesOf(d *schema.Document, leaves []waf.Leaf, nested int) []waf.Leaf {
 	for l := range d.Free() {
-		leaves = append(leaves, waf.Leaf{At: l.Node, Text: l.Text, Name: l.Name})
+		leaves = append(leaves, waf.Leaf{Text: l.Text, Name: l.Name})
+		if text := strings.TrimLeft(l.Text, " \t\r\n"); nested == 0 || l.Name || text == "" || text[0] != '{' && text[0] != '[' && text[0] != '"' {
+			continue
+		}
+		if inner, err := schema.Parse([]byte(l.Text), schema.MaxDepth); err == nil {
+			leaves = leavesOf(inner, leaves, nested-1)
+		} else if plain := unescape(l.Text); plain != l.Text {
+			leaves = append(leaves, waf.Leaf{Text: plain})
+		}
 	}
 	return leaves
+}
+
+// appendText appends a text of which nobody says what it is: as it is, as JSON that
+// is not strict may be read, and as a form is.
+func appendText(leaves []waf.Leaf, text string) []waf.Leaf {
+	leaves = append(leaves, waf.Leaf{Text: text})
+	if plain := unescape(text); plain != text {
+		leaves = append(leaves, waf.Leaf{Text: plain})
+	}
+	if !strings.Contains(text, "=") {
+		return leaves
+	}
+	pairs := strings.SplitN(text, "&", maxPairs)
+	for _, pair := range pairs {
+		name, value, _ := strings.Cut(pair, "=")
+		for _, part := range []string{name, value} {
+			if plain, err := url.QueryUnescape(part); err == nil {
+				part = plain
+			}
+			if part != "" && part != text {
+				leaves = append(leaves, waf.Leaf{Text: part})
+			}
+		}
+	}
+	return leaves
+}
+
+// appendEncoded appends what the body of an event of API Gateway's is, if it says
+// that it is base64.
+func appendEncoded(leaves []waf.Leaf, event []byte, d *schema.Document) []waf.Leaf {
+	const flag = "isBase64Encoded"
+	says := bytes.Contains(event, []byte(flag))
+	var bodies []string
+	for l := range d.Free() {
+		says = says || l.Name && l.Text == flag
+		if !l.Name && d.Pointer(l.Node) == "/body" {
+			bodies = append(bodies, l.Text)
+		}
+	}
+	if !says {
+		return leaves
+	}
+	for _, text := range bodies {
+		body, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			continue
+		}
+		if inner, err := schema.Parse(body, schema.MaxDepth); err == nil {
+			leaves = leavesOf(inner, leaves, nestedJSON)
+		} else {
+			leaves = appendText(leaves, string(body))
+		}
+	}
+	return leaves
+}
+
+// unescape returns text with JSON's escapes resolved, those that are none left.
+func unescape(text string) string {
+	if strings.IndexByte(text, '\\') < 0 {
+		return text
+	}
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' || i+1 == len(text) {
+			b.WriteByte(text[i])
+			continue
+		}
+		i++
+		switch c := text[i]; c {
+		case 'n', 'r', 't', 'b', 'f':
+			b.WriteByte(' ')
+		case 'u':
+			if i+4 < len(text) {
+				if n, err := strconv.ParseUint(text[i+1:i+5], 16, 16); err == nil {
+					b.WriteRune(rune(n))
+					i += 4
+					continue
+				}
+			}
+			b.WriteString(`\u`)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// outside returns the texts before the first and behind the last part of a multipart
+// body, which who reads parts passes over.
+func outside(body, boundary string) []string {
+	mark := "--" + boundary
+	var all []string
+	before, _, _ := strings.Cut(body, mark)
+	if strings.TrimSpace(before) != "" {
+		all = append(all, before)
+	}
+	if i := strings.Index(body, mark+"--"); i >= 0 {
+		if after := body[i+len(mark)+2:]; strings.TrimSpace(after) != "" {
+			all = append(all, after)
+		}
+	}
+	return all
 }
 
 // found records what an inspection has found, with the line of the manifest that

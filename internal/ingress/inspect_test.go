@@ -89,7 +89,7 @@ func TestD4EveryTrigger(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if strings.ContainsAny(err.Error(), "0123456789<'") {
+		if want == bawn.CodeDenied && strings.ContainsAny(err.Error(), "0123456789<'") {
 			t.Errorf("%s: the caller reads %q", name, err)
 		}
 	}
@@ -137,9 +137,8 @@ func TestD4Modes(t *testing.T) {
 	byRoute, byName := wall(t, w, "detect", &bawn.Inspection{Mode: "detect", Level: 1})
 	admit(byRoute(sqlInjection))
 	admit(byName(sqlInjection))
-	admit(byName(`{"a": 1, "a": 2}`))
 	found := w.findings(t, "detect")
-	if len(found) != 3 || found[0].Outcome != "allow" || !strings.Contains(found[0].Detail["rules"], "942100") {
+	if len(found) != 2 || found[0].Outcome != "allow" || !strings.Contains(found[0].Detail["rules"], "942100") {
 		t.Errorf("%+v", found)
 	}
 	without, _ := wall(t, w, "without", &bawn.Inspection{Mode: "block", Level: 1, Exclude: []int{942100}})
@@ -264,7 +263,7 @@ func TestD4BenignTraffic(t *testing.T) {
 	for n := range all {
 		path, req := ask(n)
 		q := waf.Question{Request: req, Level: 1}
-		check1(t, askRequest(&q, req, nil))
+		check1(t, askRequest(&q, req, nil, false))
 		v, err := i.Ask(t.Context(), q)
 		check1(t, err)
 		if v.Attack {
@@ -279,4 +278,137 @@ func TestD4BenignTraffic(t *testing.T) {
 		}
 		t.Errorf("%d of %d ordinary requests are refused", refused, all)
 	}
+}
+
+// D4: there is no way to write an attack that is let in because nobody looked: of
+// whatever content type, in whatever coding, wherever in a request or an event.
+func TestD4NothingIsPassedOver(t *testing.T) {
+	w := newWorld(t)
+	byRoute, byName := wall(t, w, "shop", &bawn.Inspection{Mode: "block", Level: 1, Exclude: []int{920420}}) // which knows few content types
+	const sql, script = "x' OR 1=1 --", "<script>alert(1)</script>"
+	typed := func(body string, types ...string) *bawn.Call {
+		c := byRoute(body)
+		c.Request.Header["Content-Type"] = types
+		if types == nil {
+			delete(c.Request.Header, "Content-Type")
+		}
+		return c
+	}
+	with := func(change func(*bawn.Request)) *bawn.Call {
+		c := byRoute(`{"a": 1}`)
+		change(c.Request)
+		return c
+	}
+	part := func(before, head, text, after string) *bawn.Call {
+		return typed(before+"--b\r\nContent-Disposition: form-data; "+head+"\r\n\r\n"+text+"\r\n--b--\r\n"+after, "multipart/form-data; boundary=b")
+	}
+	const form = "application/x-www-form-urlencoded"
+	client := byName(`{}`)
+	client.Client = `{"custom": {"a": "` + script + `"}}`
+	for name, c := range map[string]*bawn.Call{
+		"no content type, text":             typed(sql),
+		"no content type, JSON":             typed(sqlInjection),
+		"no content type, form":             typed("a=1&b=x%27+OR+1%3D1+--"),
+		"empty content type":                typed(script, ""),
+		"unknown content type":              typed(sql, "application/x-thing"),
+		"broken content type":               typed(sqlInjection, "a/b/c;;"),
+		"text, form":                        typed("a=1&b=%3Cscript%3Ealert(1)%3C/script%3E", "text/plain"),
+		"text, JSON":                        typed(sqlInjection, "text/plain"),
+		"text, JSON with a name twice":      typed(`{"a": "\u003cscript\u003ealert(1)\u003c/script\u003e", "a": 1}`, "text/plain"),
+		"form, JSON":                        typed(sqlInjection, form),
+		"form, upper case":                  typed("a=x%27+OR+1%3D1+--", "APPLICATION/X-WWW-FORM-URLENCODED"),
+		"other multipart":                   typed("--b\r\n\r\n"+script+"\r\n--b--", "multipart/mixed; boundary=b"),
+		"other XML":                         typed("<a>"+sql+"</a>", "application/rss+xml"),
+		"JSON of another kind":              typed(sqlInjection, "application/problem+json"),
+		"two content types":                 typed(sqlInjection, form, "application/json"),
+		"two content types, text":           typed(script, "application/json", "text/plain"),
+		"two in one":                        typed(sqlInjection, "text/plain, application/json"),
+		"UTF-16":                            typed("<\x00s\x00c\x00r\x00i\x00p\x00t\x00>\x00", "text/plain; charset=utf-16"),
+		"UTF-16 that does not say so":       typed("<\x00s\x00c\x00r\x00i\x00p\x00t\x00>\x00", "text/plain"),
+		"UTF-7":                             typed(`{"a": "+ADw-script+AD4-"}`, "application/json; charset=utf-7"),
+		"UTF-16 as JSON":                    typed("{\x00}\x00", "application/json; charset=utf-16"),
+		"field of parts":                    part("", `name="a"`, sql, ""),
+		"field called filename":             part("", `name="filename"`, sql, ""),
+		"field with an empty file name":     part("", `name="a"; filename=""`, sql, ""),
+		"file's name":                       part("", `name="a"; filename="x.php"`, "x", ""),
+		"before the parts":                  part(sql+"\r\n", `name="a"`, "x", ""),
+		"behind the parts":                  part("", `name="a"`, "x", script),
+		"another boundary":                  typed("--c\r\n\r\n"+sql+"\r\n--c--", "multipart/form-data; boundary=b"),
+		"body of GET":                       with(func(r *bawn.Request) { r.Method, r.Body = "GET", []byte(sqlInjection) }),
+		"query":                             with(func(r *bawn.Request) { r.Query = "a=x%27+OR+1%3D1+--" }),
+		"query, encoded twice":              with(func(r *bawn.Request) { r.Query = "a=%253Cscript%253Ealert(1)" }),
+		"query, a name twice":               with(func(r *bawn.Request) { r.Query = "a=1&a=x%27+OR+1%3D1+--&a=2" }),
+		"parameter of the path":             with(func(r *bawn.Request) { r.Params = map[string]string{"id": sql} }),
+		"parameter of the path, encoded on": with(func(r *bawn.Request) { r.Params = map[string]string{"id": "%3Cscript%3Ealert(1)"} }),
+		"header, the second time":           with(func(r *bawn.Request) { r.Header["X-A"] = []string{"a", "${jndi:ldap://x/a}"} }),
+		"cookie, the second time":           with(func(r *bawn.Request) { r.Header["Cookie"] = []string{"a=b", "a=" + script} }),
+		"event, JSON in a text":             byName(`{"Records": [{"body": "{\"a\": \"\\u003cscript\\u003ealert(1)\"}"}]}`),
+		"event, JSON in JSON in a text":     byName(`{"body": "{\"Message\": \"{\\\"a\\\": \\\"\\\\u003cscript\\\\u003ealert(1)\\\"}\"}"}`),
+		"event, body in base64":             byName(`{"isBase64Encoded": true, "body": "eCcgT1IgMT0xIC0t"}`),
+		"event, form in base64":             byName(`{"isBase64Encoded": true, "body": "YT0xJmI9JTNDc2NyaXB0JTNFYWxlcnQoMSk="}`),
+		"client context":                    client,
+		"number as a text":                  byName(`{"n": "1 OR 1=1 --"}`),
+	} {
+		if c.Request != nil {
+			c.Request.Header["Content-Length"] = []string{strconv.Itoa(len(c.Request.Body))}
+		}
+		switch _, err := w.gate.Admit(t.Context(), c); bawn.ErrorCode(err) {
+		case bawn.CodeDenied, bawn.CodeInvalid:
+		default:
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// What is compressed says nothing to who searches it.
+	c := typed("a=1", form)
+	c.Request.Header["Content-Encoding"] = []string{"gzip"}
+	if _, err := w.gate.Admit(t.Context(), c); bawn.ErrorCode(err) != bawn.CodeInvalid {
+		t.Errorf("gzip: %v", err)
+	}
+	// And the like of it that is none is let in.
+	for name, c := range map[string]*bawn.Call{
+		"text": typed("Leave it with the neighbour, please.", "text/plain"), "form": typed("name=Ada+Lovelace&n=3", form),
+		"part": part("", `name="a"`, "Ada", ""), "field called filename": part("", `name="filename"`, "me.png", ""),
+		"file": part("", `name="a"; filename="me.png"`, "\x89PNG "+sql, ""), "text with a sign": typed("a = b", "text/plain"),
+		"body in base64": byName(`{"isBase64Encoded": true, "body": "QWRh"}`), "JSON in a text": byName(`{"body": "{\"a\": \"Ada\"}"}`),
+	} {
+		if c.Request != nil {
+			c.Request.Header["Content-Length"] = []string{strconv.Itoa(len(c.Request.Body))}
+		}
+		a, err := w.gate.Admit(t.Context(), c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		a.Settle(bawn.Usage{})
+	}
+}
+
+// D4: of a body that a schema holds only the text that it leaves free is searched,
+// and a request that brings none is not looked at twice.
+func TestD4OnlyWhatIsFree(t *testing.T) {
+	w := newWorld(t)
+	byRoute, _ := wall(t, w, "shop", &bawn.Inspection{Mode: "block", Level: 1})
+	v := w.gate.Resolve(bawn.Ref{Tenant: "main", Function: "shop"})
+	v.Perimeter.Ingress.HTTP[0].Input = &bawn.Input{Schema: `{"type": "object", "additionalProperties": false, "properties": {
+		"kind": {"enum": ["tea' OR 1=1 --", "cup"]}, "sku": {"type": "string", "pattern": "^[A-Z0-9-]{3,9}$"}, "note": {"type": "string"}}}`}
+	for body, want := range map[string]bawn.Code{
+		`{"note": "x' OR 1=1 --"}`:      bawn.CodeDenied,
+		`{"sku": "x' OR 1=1 --"}`:       bawn.CodeInvalid,
+		`{"kind": "x' OR 1=1 --"}`:      bawn.CodeInvalid,
+		`{"kind": "tea' OR 1=1 --"}`:    "", // the schema names it
+		`{"sku": "TEA-1", "note": "a"}`: "",
+	} {
+		a, err := w.gate.Admit(t.Context(), byRoute(body))
+		if err == nil {
+			a.Settle(bawn.Usage{})
+		}
+		if err != nil && bawn.ErrorCode(err) != want || err == nil && want != "" {
+			t.Errorf("%s: %v, want %q", body, err, want)
+		}
+	}
+	form := byRoute("kind=tea%27+OR+1%3D1+--&sku=TEA-1")
+	form.Request.Header["Content-Type"] = []string{"application/x-www-form-urlencoded"}
+	a, err := w.gate.Admit(t.Context(), form)
+	check1(t, err)
+	a.Settle(bawn.Usage{})
 }

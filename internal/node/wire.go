@@ -35,6 +35,7 @@ type plain struct {
 	size  int64 // of the chunk, as far as it was read
 	ext   bool  // the rest of a chunk's line is an extension
 	bad   bool  // there is no next request
+	told  bool  // and what there is instead says so to the server
 	err   error
 }
 
@@ -62,7 +63,7 @@ func (c *plain) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.ready == 0 {
-		if c.bad && len(c.buf) == 0 {
+		if c.bad && len(c.buf) == 0 && !c.told {
 			return 0, io.EOF
 		}
 		if c.err != nil {
@@ -78,6 +79,14 @@ func (c *plain) Read(p []byte) (int, error) {
 		}
 		var chunk [4 << 10]byte
 		n, err := c.Conn.Read(chunk[:])
+		if c.bad && c.told {
+			// The server reads ahead while it answers what was good: an end now would
+			// tell it that the caller has left.
+			if err != nil {
+				return 0, err
+			}
+			continue
+		}
 		c.buf = append(c.buf, chunk[:n]...)
 		if c.err = err; errTimeout(err) && n == 0 {
 			c.err = nil
@@ -116,7 +125,7 @@ func (c *plain) look() {
 			body, length, err := checkHead(rest[:end])
 			if err != nil {
 				c.buf = append(c.buf[:c.ready:c.ready], malformed...)
-				c.ready, c.bad = len(c.buf), true
+				c.ready, c.bad, c.told = len(c.buf), true, true
 				return
 			}
 			c.ready += end

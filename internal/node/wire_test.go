@@ -383,3 +383,36 @@ func TestPlainHTTPOnlySendsOn(t *testing.T) {
 		}
 	}
 }
+
+// A caller who sends on while he waits has not left: what follows a request, and is
+// none, does not end what runs for the first one.
+func TestD9WhatFollowsDoesNotEndTheFirst(t *testing.T) {
+	addr, pool := serveWire(t, nil, wire{}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		select {
+		case <-r.Context().Done():
+			w.WriteHeader(http.StatusTeapot)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}))
+	c, err := tls.Dial("tcp", addr, &tls.Config{RootCAs: pool, ServerName: "localhost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab\r\n\r\n")
+	r := bufio.NewReader(c)
+	for _, want := range []int{http.StatusOK, http.StatusBadRequest} {
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if io.Copy(io.Discard, res.Body); res.StatusCode != want {
+			t.Errorf("%s, want %d", res.Status, want)
+		}
+	}
+	if _, err := r.ReadByte(); err != io.EOF {
+		t.Errorf("the connection goes on: %v", err)
+	}
+}

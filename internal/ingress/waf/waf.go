@@ -6,6 +6,7 @@ package waf
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"net"
 	"runtime"
 	"slices"
@@ -98,6 +99,7 @@ type Inspector struct {
 type set struct {
 	waf   coraza.WAF
 	short shortcuts
+	heads heads
 	users int
 }
 
@@ -248,17 +250,45 @@ func (i *Inspector) Ask(ctx context.Context, q Question) (Verdict, error) {
 	if q.Level < 1 || q.Level > MaxLevel {
 		return Verdict{}, bawn.Errorf(bawn.CodeInternal, "inspect", "there is no level %d", q.Level)
 	}
-	if err := i.turn(ctx); err != nil {
-		return Verdict{}, err
-	}
-	defer func() { <-i.turns }()
 	s, err := i.hold()
 	if err != nil {
 		return Verdict{}, err
 	}
 	defer i.release(s)
 
-	leaves := q.Leaves
+	// What takes little is done at once; the rest is for those whose turn it is.
+	leaves, quick := q.Leaves, len(q.Body) == 0 && !i.direct
+	for left := maxText; quick && len(leaves) > 0; leaves = leaves[1:] {
+		left -= len(leaves[0].Text)
+		quick = left >= 0
+	}
+	leaves = q.Leaves
+	var key [sha256.Size]byte
+	if quick {
+		if leaves, err = s.short.suspicious(leaves, q.Level); err != nil {
+			return Verdict{}, err
+		}
+		quick = len(leaves) == 0
+		if quick && q.Request == nil {
+			return Verdict{}, nil
+		}
+		if quick {
+			if key = headKey(&q); s.heads.has(key) {
+				return Verdict{}, nil
+			}
+		}
+	}
+	if err := i.turn(ctx); err != nil {
+		return Verdict{}, err
+	}
+	defer func() { <-i.turns }()
+	var doubtful []Leaf
+	if q.Body, doubtful = withoutFiles(q.Request, q.Body); len(doubtful) > 0 {
+		leaves = append(slices.Clip(leaves), doubtful...)
+	}
+	if isForm(q.Request) {
+		leaves = append(slices.Clip(leaves), repeated(string(q.Body))...)
+	}
 	if !i.direct {
 		if leaves, err = s.short.suspicious(leaves, q.Level); err != nil {
 			return Verdict{}, err
@@ -281,7 +311,11 @@ func (i *Inspector) Ask(ctx context.Context, q Question) (Verdict, error) {
 		return Verdict{}, bawn.Errorf(bawn.CodeTooLarge, "inspect", "there is more text than can be searched for attacks, which is %d bytes", maxText).
 			WithFix("send less at once")
 	}
-	return s.search(q, leaves)
+	v, err := s.search(q, leaves)
+	if quick && err == nil && !v.Attack && len(v.Rules) == 0 {
+		s.heads.add(key)
+	}
+	return v, err
 }
 
 // turn waits until this inspection may begin, which not everybody may.
@@ -366,11 +400,13 @@ func (s *set) search(q Question, leaves []Leaf) (Verdict, error) {
 		uri += "?" + r.Query
 	}
 	tx.ProcessURI(uri, r.Method, r.Proto)
+	ownNames(tx.Variables().ArgsGet())
 	for name, values := range r.Header {
 		for _, v := range values {
-			tx.AddRequestHeader(name, v)
+			tx.AddRequestHeader(strings.Clone(name), v) // see ownNames
 		}
 	}
+	ownNames(tx.Variables().RequestCookies())
 	if r.Host != "" {
 		tx.AddRequestHeader("Host", r.Host)
 		name, _, err := net.SplitHostPort(r.Host)
@@ -379,8 +415,8 @@ func (s *set) search(q Question, leaves []Leaf) (Verdict, error) {
 		}
 		tx.SetServerName(name)
 	}
-	if len(r.Body) > 0 && r.Header["Content-Length"] == nil && strings.HasPrefix(r.Proto, "HTTP/1.") {
-		tx.AddRequestHeader("Transfer-Encoding", "chunked") // which net/http has taken away
+	if isChunked(r) {
+		tx.AddRequestHeader("Transfer-Encoding", "chunked")
 	}
 	tx.ProcessRequestHeaders()
 	for i := range leaves {

@@ -2,7 +2,10 @@ package waf
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -191,5 +194,106 @@ func BenchmarkLoad(b *testing.B) {
 			b.Fatal(err)
 		}
 		s.close()
+	}
+}
+
+// A head that was found clear is clear again, whatever the length of its body, and one
+// that differs in anything else is looked at.
+func TestD4HeadsAreRemembered(t *testing.T) {
+	i := inspector(t)
+	head := func(change func(*bawn.Request)) *bawn.Request {
+		r := plainRequest
+		r.Header = maps.Clone(r.Header)
+		r.Path, r.Query = "/orders", "city=Cork"
+		change(&r)
+		return &r
+	}
+	ask(t, i, Question{Request: head(func(*bawn.Request) {}), Level: 1})
+	if n := len(i.set.heads.clear); n != 1 {
+		t.Fatalf("%d heads are remembered", n)
+	}
+	for _, n := range []int{1, 7, 99, 1024, 65536, 6 << 20} {
+		for level := 1; level <= MaxLevel; level++ {
+			r := head(func(r *bawn.Request) { r.Header["Content-Length"], r.Query = []string{fmt.Sprint(n)}, "" })
+			v, err := i.set.search(Question{Request: r, Level: level}, nil)
+			if err != nil || len(v.Rules) > 0 {
+				t.Errorf("level %d finds %v for the length %d, %v", level, v.Rules, n, err)
+			}
+		}
+	}
+	for name, change := range map[string]func(*bawn.Request){
+		"query": func(r *bawn.Request) { r.Query = "city=x'+OR+1=1+--" }, "path": func(r *bawn.Request) { r.Path = "/orders/../../etc/passwd" },
+		"header": func(r *bawn.Request) { r.Header["X-A"] = []string{"${jndi:ldap://x/a}"} }, "agent": func(r *bawn.Request) { r.Header["User-Agent"] = []string{"sqlmap"} },
+		"length": func(r *bawn.Request) { r.Header["Content-Length"] = []string{"x"} }, "cookie": func(r *bawn.Request) { r.Header["Cookie"] = []string{"a=<script>alert(1)</script>"} },
+	} {
+		for range 2 {
+			if v := ask(t, i, Question{Request: head(change), Level: 1}); len(v.Rules) == 0 {
+				t.Errorf("%s: nothing is found", name)
+			}
+		}
+	}
+	var h heads
+	for n := range maxHeads + 100 {
+		h.add(sha256.Sum256([]byte(fmt.Sprint(n))))
+	}
+	if len(h.clear) != maxHeads {
+		t.Errorf("%d heads are remembered, which is not bounded", len(h.clear))
+	}
+}
+
+// D4: nothing of a request is written to a disk for the engine.
+func TestD4NothingIsWritten(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	body := "--b\r\nContent-Disposition: form-data; name=\"a\"; filename=\"me.png\"\r\n\r\nsecret\r\n--b--\r\n"
+	without, doubtful := withoutFiles(&bawn.Request{Header: map[string][]string{"Content-Type": {"multipart/form-data; boundary=b"}}}, []byte(body))
+	if strings.Contains(string(without), "secret") || !strings.Contains(string(without), "me.png") || len(doubtful) > 0 {
+		t.Errorf("the engine gets %q and %v", without, doubtful)
+	}
+	i := inspector(t)
+	for _, c := range []struct{ kind, text string }{
+		{"multipart/form-data; boundary=b", body}, {"application/x-www-form-urlencoded", "a=" + strings.Repeat("x", maxText-2)},
+	} {
+		r := plainRequest
+		r.Header = maps.Clone(r.Header)
+		r.Header["Content-Type"], r.Body = []string{c.kind}, []byte(c.text)
+		if v := ask(t, i, Question{Request: &r, Body: r.Body, Level: 1}); v.Attack {
+			t.Errorf("%s: %v", c.kind, v.Rules)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+}
+
+// D4: a name that comes more than once hides nothing, in whatever order the engine
+// looks at what has it.
+func TestD4Repeated(t *testing.T) {
+	i := inspector(t)
+	i.direct = true // nothing is remembered
+	for name, change := range map[string]func(r *bawn.Request){
+		"header": func(r *bawn.Request) { r.Header["X-A"] = []string{"a", "${jndi:ldap://x/a}", "b"} },
+		"cookie": func(r *bawn.Request) { r.Header["Cookie"] = []string{"a=b; a=<script>alert(1)</script>; a=c"} },
+		"query":  func(r *bawn.Request) { r.Query = "b=1&a=1&a=x%27+OR+1%3D1+--&a=2" },
+		"form": func(r *bawn.Request) {
+			r.Header["Content-Type"], r.Body = []string{"application/x-www-form-urlencoded"}, []byte("b=1&a=1&%61=x%27+OR+1%3D1+--&a=2")
+		},
+		"parts": func(r *bawn.Request) {
+			r.Header["Content-Type"] = []string{"multipart/form-data; boundary=b"}
+			for _, text := range []string{"1", "x' OR 1=1 --", "2"} {
+				r.Body = append(r.Body, "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n"+text+"\r\n"...)
+			}
+			r.Body = append(r.Body, "--b--\r\n"...)
+		},
+	} {
+		for n := range 40 {
+			r := plainRequest
+			r.Header = maps.Clone(r.Header)
+			change(&r)
+			if v := ask(t, i, Question{Request: &r, Body: r.Body, Level: 1}); !v.Attack {
+				t.Errorf("%s: nothing is found the time %d", name, n)
+				break
+			}
+		}
 	}
 }
