@@ -55,7 +55,7 @@ internal/egress: . internal/policy internal/sandbox internal/schema internal/sec
 internal/deploy: . internal/store
 
 internal/invoke: . internal/egress internal/evidence internal/ingress internal/interior
-internal/control: . internal/backup internal/deploy internal/evidence internal/evidence/tlog internal/identity internal/manifest internal/policy internal/secret internal/store
+internal/control: . internal/backup internal/deploy internal/evidence internal/evidence/tlog internal/identity internal/manifest internal/meter internal/policy internal/secret internal/store
 
 internal/trigger: . internal/invoke
 internal/api: . internal/control internal/identity internal/invoke internal/manifest

@@ -116,6 +116,12 @@ func (r route) body() string {
 		return `{"principal": "cert:spiffe://example.org/nobody"}`
 	case "PUT /v1/domains/{domain}":
 		return `{"tenant": "main"}`
+	case "PUT /v1/budget":
+		return `{"grants": []}`
+	case "POST /v1/budget/lifts":
+		return `{"meter": "calls", "per": "day", "reason": "a test"}`
+	case "PUT /v1/prices":
+		return `{"call": 0, "cpu": 0, "memory": 0, "egress": 0}`
 	case "POST /v1/policies":
 		return `{"cases": []}`
 	case "PUT /v1/policies/{name}":
@@ -161,6 +167,12 @@ func TestAuthorisationMatrix(t *testing.T) {
 		}
 		if strings.HasPrefix(r.path, "/v1/domains") && r.method != "GET" {
 			return who == "operator"
+		}
+		if r.path == "/v1/prices" && r.method != "GET" {
+			return who == "operator"
+		}
+		if strings.HasPrefix(r.path, "/v1/budget") && r.method != "GET" {
+			return who == "admin" || who == "operator"
 		}
 		if strings.HasPrefix(r.path, "/v1/issuers") || strings.HasPrefix(r.path, "/v1/revocations") {
 			return who == "admin" || who == "operator"

@@ -94,6 +94,13 @@ var named = map[string][]form{
 	"PUT /v1/labels/{name}":    {{path: "/v1/labels/<label>", body: `{"logRetention": 86400000000000}`}},
 	"DELETE /v1/labels/{name}": {{path: "/v1/labels/<label>"}},
 
+	"GET /v1/budget":        {{path: "/v1/budget?function=<function>"}, {path: "/v1/budget?tenant=<tenant>", operator: ofTenants}},
+	"PUT /v1/budget":        {{path: "/v1/budget", body: `{"tenant": "<tenant>", "grants": []}`, operator: ofTenants}},
+	"POST /v1/budget/lifts": {{path: "/v1/budget/lifts", body: `{"function": "<function>", "meter": "calls", "per": "day", "reason": "a test"}`}, {path: "/v1/budget/lifts", body: `{"tenant": "<tenant>", "meter": "calls", "per": "day", "reason": "a test"}`, operator: ofTenants}},
+	"GET /v1/cost":          {{path: "/v1/cost?tenant=<tenant>", operator: ofTenants}},
+	"GET /v1/prices":        {},
+	"PUT /v1/prices":        {},
+
 	"GET /v1/domains":             {},
 	"GET /v1/domains/{domain}":    {{path: "/v1/domains/<domain>", operator: ofTenants}},
 	"PUT /v1/domains/{domain}":    {{path: "/v1/domains/<domain>", body: `{"tenant": "globex"}`, operator: ofTenants}, {path: "/v1/domains/a.example.net", body: `{"tenant": "<tenant>"}`, operator: ofTenants}},

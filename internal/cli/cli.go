@@ -81,6 +81,8 @@ func commands() []command {
 		{"policy", newPolicy},
 		{"label", newLabel},
 		{"domain", newDomain},
+		{"budget", newBudget},
+		{"cost", newCost},
 		{"key", newKey},
 		{"secret", newSecret},
 		{"root-key", newRootKey},

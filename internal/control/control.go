@@ -26,6 +26,7 @@ import (
 	"bawn.dev/bawn/internal/deploy"
 	"bawn.dev/bawn/internal/evidence"
 	"bawn.dev/bawn/internal/identity"
+	"bawn.dev/bawn/internal/meter"
 	"bawn.dev/bawn/internal/policy"
 	"bawn.dev/bawn/internal/secret"
 	"bawn.dev/bawn/internal/store"
@@ -57,6 +58,7 @@ type Config struct {
 	Logs     *evidence.Logs
 	Tenants  *Tenants
 	Vault    *secret.Vault // nil: nothing asks for secrets
+	Meter    *meter.Ledger // nil: nothing is counted
 	// Halt ends whatever of a tenant runs, at once. nil: nothing runs.
 	Halt func(tenant string)
 	// Belongings are what goes with a tenant beside what control and Keys keep.

@@ -292,6 +292,7 @@ func (c *Control) notices(v *bawn.Version) []string {
 	if p := e.Everything; p != nil {
 		all = append(all, "it may reach EVERY PUBLIC HOST until "+lastDay(p)+": "+p.Reason)
 	}
+	all = append(all, c.unpriced(v)...)
 	if c.cfg.Vault == nil {
 		return all
 	}

@@ -20,7 +20,8 @@ type Budget []bawn.Grant
 const (
 	maxPeriods   = 3 // amounts of one meter: by hour, day and month
 	maxCalls     = 1_000_000_000_000
-	maxSeconds   = 1_000_000_000 // of processor time, and GB-seconds
+	maxSeconds   = 1_000_000_000 // of processor time, and GB-seconds, and units of money
+	moneyUnit    = 1_000_000_000
 	grantPattern = `^[0-9A-Za-z.]+/(hour|day|month)$`
 )
 
@@ -30,6 +31,7 @@ var meterForms = []struct{ meter, example, doc string }{
 	{bawn.MeterCPU, "3600s/day", "seconds of processor time"},
 	{bawn.MeterMemory, "5000GBs/month", "GB-seconds: interior.memory for as long as calls take"},
 	{bawn.MeterEgress, "10GiB/day", "bytes to and from what is outside"},
+	{bawn.MeterMoney, "5.00/month", "money, by the price table that the operator sets; without one calls cost nothing"},
 }
 
 // ParseGrant reads an amount of a meter for a span of time, such as 3600s/day.
@@ -37,7 +39,7 @@ func ParseGrant(meter, s string) (bawn.Grant, error) {
 	g := bawn.Grant{Meter: meter}
 	i := slices.IndexFunc(meterForms, func(f struct{ meter, example, doc string }) bool { return f.meter == meter })
 	if i < 0 {
-		return g, &wrong{Message: fmt.Sprintf("%s is no meter: want calls, cpu, memory or egress", quote(meter))}
+		return g, &wrong{Message: fmt.Sprintf("%s is no meter: want calls, cpu, memory, egress or money", quote(meter))}
 	}
 	amount, per, ok := strings.Cut(s, "/")
 	bad := &wrong{Message: fmt.Sprintf("%s is not an amount of %s: want one such as %s", quote(s), meter, meterForms[i].example)}
@@ -69,6 +71,8 @@ func ParseGrant(meter, s string) (bawn.Grant, error) {
 		var n Size
 		n, err = ParseSize(amount)
 		g.Amount = int64(n)
+	case bawn.MeterMoney:
+		g.Amount, err = decimalOf(amount, moneyUnit, maxSeconds)
 	}
 	if err != nil {
 		return g, bad
@@ -222,4 +226,57 @@ func (b Budget) compile(v *bawn.Version) ([]bawn.Grant, error) {
 		}
 	}
 	return grants, nil
+}
+
+// priceNames are what has a price, in the order in which a table has them.
+var priceNames = []struct {
+	name, of string
+	at       func(*bawn.Prices) *int64
+}{
+	{"call", "of one call", func(p *bawn.Prices) *int64 { return &p.Call }},
+	{"cpu", "of a second of processor time", func(p *bawn.Prices) *int64 { return &p.CPU }},
+	{"memory", "of a GiB of memory for a second", func(p *bawn.Prices) *int64 { return &p.Memory }},
+	{"egress", "of a GiB to or from what is outside", func(p *bawn.Prices) *int64 { return &p.Egress }},
+}
+
+// ParsePrices reads a price table, such as [PricesText] writes. What is not there
+// costs nothing.
+func ParsePrices(file string, data []byte) (bawn.Prices, error) {
+	o := object[bawn.Prices]{doc: "a price table", fields: []field[bawn.Prices]{
+		{name: "currency", doc: "three letters", read: func(d *decoder, n *yaml.Node, at string, p *bawn.Prices) {
+			s, ok := scalar(d, n, at, "three capital letters, such as EUR", "!!str")
+			if ok && (len(s) != 3 || strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "") {
+				d.report(n, at, fmt.Sprintf("%s is no currency: want three capital letters, such as EUR", quote(s)), "")
+			}
+			p.Currency = s
+		}},
+	}}
+	for _, f := range priceNames {
+		o.fields = append(o.fields, field[bawn.Prices]{name: f.name, doc: f.of, read: func(d *decoder, n *yaml.Node, at string, p *bawn.Prices) {
+			s, ok := scalar(d, n, at, "a number such as 0.0000002", "!!float", "!!int", "!!str")
+			if !ok {
+				return
+			}
+			amount, err := decimalOf(s, moneyUnit, bawn.MaxPrice/moneyUnit)
+			if err != nil {
+				d.report(n, at, fmt.Sprintf("%s is no price: want a number up to %d with at most nine places, such as 0.0000002", quote(s), bawn.MaxPrice/moneyUnit), "")
+				return
+			}
+			*f.at(p) = amount
+		}})
+	}
+	var p bawn.Prices
+	return p, parse(&decoder{file: file, what: "price table"}, data, o, &p)
+}
+
+// PricesText writes a price table as [ParsePrices] reads it.
+func PricesText(p *bawn.Prices) string {
+	var b strings.Builder
+	if p.Currency != "" {
+		fmt.Fprintf(&b, "currency: %s\n", p.Currency)
+	}
+	for _, f := range priceNames {
+		fmt.Fprintf(&b, "%-7s %-14s # %s\n", f.name+":", bawn.MeterText(bawn.MeterMoney, *f.at(p)), f.of)
+	}
+	return b.String()
 }

@@ -29,6 +29,10 @@ func TestParseGrant(t *testing.T) {
 		{"memory", "5GB/day", -1, ""},
 		{"egress", "10GiB/day", 10 << 30, ""},
 		{"egress", "10GB/day", -1, ""},
+		{"money", "5.00/month", 5e9, ""},
+		{"money", "0.000000001/month", 1, ""},
+		{"money", "0.0000000001/month", -1, ""},
+		{"money", "1000000001/month", -1, ""},
 		{"time", "5/month", -1, ""},
 	} {
 		g, err := ParseGrant(test.meter, test.text)
@@ -67,11 +71,39 @@ func TestBudget(t *testing.T) {
 	if got := BudgetText(v.Perimeter.Ingress.Budget); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
-	for _, bad := range []string{`{"calls": ["1/day", "2/day"]}`, `{"calls": []}`, `{"calls": 5}`, `{"anonymous": {"anonymous": "5/day"}}`, `{"cpu": "20s/day"}`, `{"time": "5s/day"}`, `{"money": "5.00/month"}`, `[]`} {
+	for _, bad := range []string{`{"calls": ["1/day", "2/day"]}`, `{"calls": []}`, `{"calls": 5}`, `{"anonymous": {"anonymous": "5/day"}}`, `{"cpu": "20s/day"}`, `{"time": "5s/day"}`, `{"money": "5 EUR/month"}`, `[]`} {
 		if _, err := read(bad); err == nil {
 			t.Errorf("%s is read", bad)
 		}
 	}
+}
+
+func TestPriceTable(t *testing.T) {
+	p, err := ParsePrices("p", []byte("currency: EUR\ncall: 0.0000002\ncpu: 0.00002 # a second\negress: 1\n"))
+	if want := (bawn.Prices{Currency: "EUR", Call: 200, CPU: 20_000, Egress: 1_000_000_000}); err != nil || p != want {
+		t.Fatalf("got %+v, %v, want %+v", p, err, want)
+	}
+	if again, err := ParsePrices("p", []byte(PricesText(&p))); err != nil || again != p {
+		t.Errorf("written and read again: %+v, %v", again, err)
+	}
+	for _, bad := range []string{"call: -1", "call: 1e-7", "call: 0.0000000001", "cpu: 1001", "disk: 1", "currency: euro", "call: 1\ncall: 2", "[]", "call: {}"} {
+		if _, err := ParsePrices("p", []byte(bad)); err == nil {
+			t.Errorf("%q is read", bad)
+		}
+	}
+}
+
+func FuzzPriceTable(f *testing.F) {
+	f.Add([]byte("currency: EUR\ncall: 0.0000002\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := ParsePrices("p", data)
+		if err != nil {
+			return
+		}
+		if again, err := ParsePrices("p", []byte(PricesText(&p))); err != nil || again != p {
+			t.Errorf("%+v, written and read again %+v, %v", p, again, err)
+		}
+	})
 }
 
 func FuzzGrant(f *testing.F) {

@@ -543,7 +543,7 @@ type Reservation struct {
 	book    *book
 	windows [spans]*window // nil where the window cannot be read
 	cells   [spans]*cell   // of the pair
-	prices  Prices
+	prices  bawn.Prices
 	grants  []applied
 	held    held
 	inSlot  bool
@@ -569,7 +569,7 @@ func (l *Ledger) Reserve(q Request) (*Reservation, error) {
 	if err != nil {
 		return nil, err
 	}
-	prices, err := l.Prices()
+	prices, _, err := l.Prices()
 	if err != nil {
 		return nil, err
 	}
@@ -578,7 +578,7 @@ func (l *Ledger) Reserve(q Request) (*Reservation, error) {
 		invocation: q.Invocation, tenant: q.Tenant, function: q.Function, version: q.Version, principal: q.Principal, source: q.Source,
 		caller: callerName(q.Caller), at: now, most: of(q.Most),
 	}}
-	r.held.most[money] = prices.of(&r.held.most)
+	r.held.most[money] = costOf(&prices, &r.held.most)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -618,7 +618,7 @@ func (l *Ledger) Reserve(q Request) (*Reservation, error) {
 }
 
 // apply finds what the grants are counted by; the book is locked.
-func (r *Reservation) apply(grants []bawn.Grant, tenant, anonymous bool, lifts []Lift, now time.Time) {
+func (r *Reservation) apply(grants []bawn.Grant, tenant, anonymous bool, lifts []bawn.Lift, now time.Time) {
 	for _, g := range grants {
 		s, m := span(g.Per), index(g.Meter)
 		if s < 0 || m < 0 || r.windows[s] == nil {
@@ -689,7 +689,7 @@ func (r *Reservation) Charge(u bawn.Spending, keep func(charge string) error) er
 		a[i] = min(max(a[i], 0), r.held.most[i])
 	}
 	a[money] = 0
-	a[money] = min(r.prices.of(&a), r.held.most[money])
+	a[money] = min(costOf(&r.prices, &a), r.held.most[money])
 	return r.charge(a, keep)
 }
 
@@ -823,8 +823,8 @@ func callerName(s string) string {
 	return hashed(s)
 }
 
-// of returns what an amount of everything costs, rounded up.
-func (p *Prices) of(a *amounts) int64 {
+// costOf returns what an amount of everything costs, rounded up.
+func costOf(p *bawn.Prices, a *amounts) int64 {
 	sum := mul(a[calls], p.Call, 1)
 	for _, x := range [...]int64{mul(a[cpu], p.CPU, int64(time.Second)), mul(a[memory], p.Memory, 1<<30), mul(a[egress], p.Egress, 1<<30)} {
 		if sum += x; sum < 0 {

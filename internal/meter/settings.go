@@ -14,44 +14,22 @@ import (
 
 // settings are a row: a tenant's budgets, or under pricesKey what things cost.
 type settings struct {
-	Grants []bawn.Grant `json:"grants,omitempty"`
-	Lifts  []Lift       `json:"lifts,omitempty"`
-	Prices *Prices      `json:"prices,omitempty"`
+	Grants   []bawn.Grant `json:"grants,omitempty"`
+	Operator bool         `json:"operator,omitempty"` // who set Grants, and alone may change them
+	Lifts    []bawn.Lift  `json:"lifts,omitempty"`
+	Prices   *bawn.Prices `json:"prices,omitempty"`
 }
 
 const pricesKey = "prices"
 
 func settingsKey(tenant string) string { return tenant + ".budget" }
 
-// Prices are what things cost, in billionths of the currency's unit.
-type Prices struct {
-	Currency string `json:"currency,omitempty" maxLength:"3" pattern:"^[A-Z]{3}$|^$" doc:"three letters, such as EUR"`
-	Call     int64  `json:"call" minimum:"0" maximum:"1000000000000" doc:"of one call"`
-	CPU      int64  `json:"cpu" minimum:"0" maximum:"1000000000000" doc:"of a second of processor time"`
-	Memory   int64  `json:"memory" minimum:"0" maximum:"1000000000000" doc:"of a GiB of memory for a second"`
-	Egress   int64  `json:"egress" minimum:"0" maximum:"1000000000000" doc:"of a GiB to or from what is outside"`
-}
-
-// MaxPrice is the most that one thing may cost: 1000 units of the currency.
-const MaxPrice = 1_000_000_000_000
-
-// Lift is a budget that does not hold until its window ends.
-type Lift struct {
-	Function string    `json:"function,omitempty" doc:"empty for a budget of the tenant"`
-	Of       string    `json:"of,omitempty" doc:"caller, anonymous, or empty for all calls together"`
-	Meter    string    `json:"meter"`
-	Per      string    `json:"per"`
-	Ends     time.Time `json:"ends" doc:"with the window; from then on the budget holds again"`
-	Reason   string    `json:"reason"`
-	By       string    `json:"by" doc:"who lifted it"`
-}
-
 // maxLifts is how many budgets of a tenant may be lifted at one time.
 const maxLifts = 100
 
 // lifted reports whether a budget does not hold now. The clock going back does not
 // make a lift longer: it is for the window that it was made in.
-func lifted(lifts []Lift, function string, g bawn.Grant, now time.Time) bool {
+func lifted(lifts []bawn.Lift, function string, g bawn.Grant, now time.Time) bool {
 	for _, f := range lifts {
 		if f.Function == function && f.Of == g.Of && f.Meter == g.Meter && f.Per == g.Per {
 			if _, end := bounds(span(f.Per), now); end.Equal(f.Ends) {
@@ -62,60 +40,67 @@ func lifted(lifts []Lift, function string, g bawn.Grant, now time.Time) bool {
 	return false
 }
 
-// Prices returns the price table.
-func (l *Ledger) Prices() (Prices, error) {
+// Prices returns the price table, and whether there is one: without it nothing
+// costs anything.
+func (l *Ledger) Prices() (p bawn.Prices, ok bool, err error) {
 	s, _, _, err := l.settings.Find(pricesKey)
 	if err != nil || s.Prices == nil {
-		return Prices{}, err
+		return p, false, err
 	}
-	return *s.Prices, nil
+	return *s.Prices, true, nil
 }
 
 // SetPrices replaces the price table. Calls that run keep the prices that they were
 // admitted with.
-func (l *Ledger) SetPrices(ctx context.Context, p Prices) error {
+func (l *Ledger) SetPrices(ctx context.Context, p bawn.Prices) error {
 	return put(ctx, l.settings, pricesKey, settings{Prices: &p})
 }
 
-// Budget returns the budgets of a tenant, and the lifts that hold now, those of its
-// functions included.
-func (l *Ledger) Budget(tenant string) ([]bawn.Grant, []Lift, error) {
+// Budget returns the budgets of a tenant, and whether an operator has set them.
+func (l *Ledger) Budget(tenant string) (grants []bawn.Grant, operator bool, err error) {
 	s, _, _, err := l.settings.Find(settingsKey(tenant))
-	return s.Grants, current(s.Lifts, l.cfg.Now()), err
+	return s.Grants, s.Operator, err
+}
+
+// Lifts returns the lifts that hold now, of the tenant's budgets and of its
+// functions'.
+func (l *Ledger) Lifts(tenant string) ([]bawn.Lift, error) {
+	s, _, _, err := l.settings.Find(settingsKey(tenant))
+	return current(s.Lifts, l.cfg.Now()), err
 }
 
 // SetBudget replaces the budgets of a tenant.
-func (l *Ledger) SetBudget(ctx context.Context, tenant string, grants []bawn.Grant) error {
+func (l *Ledger) SetBudget(ctx context.Context, tenant string, grants []bawn.Grant, operator bool) error {
 	s, _, _, err := l.settings.Find(settingsKey(tenant))
 	if err != nil {
 		return err
 	}
-	s.Grants = grants
+	s.Grants, s.Operator = grants, operator && len(grants) > 0
 	return put(ctx, l.settings, settingsKey(tenant), s)
 }
 
 // Lift lets a budget not hold until its window ends, and returns when that is. f
 // says which, why and by whom.
-func (l *Ledger) Lift(ctx context.Context, tenant string, f Lift) (Lift, error) {
+func (l *Ledger) Lift(ctx context.Context, tenant string, f bawn.Lift) (bawn.Lift, error) {
 	now := l.cfg.Now()
 	s, _, _, err := l.settings.Find(settingsKey(tenant))
 	if err != nil {
-		return Lift{}, err
+		return bawn.Lift{}, err
 	}
 	_, f.Ends = bounds(span(f.Per), now)
-	s.Lifts = slices.DeleteFunc(current(s.Lifts, now), func(o Lift) bool {
+	s.Lifts = slices.DeleteFunc(current(s.Lifts, now), func(o bawn.Lift) bool {
 		return o.Function == f.Function && o.Of == f.Of && o.Meter == f.Meter && o.Per == f.Per
 	})
 	if len(s.Lifts) >= maxLifts {
-		return Lift{}, bawn.Errorf(bawn.CodeTooLarge, "meter.lift", "%d budgets of the tenant are lifted, no more are allowed", maxLifts).
+		return bawn.Lift{}, bawn.Errorf(bawn.CodeTooLarge, "meter.lift", "%d budgets of the tenant are lifted, no more are allowed", maxLifts).
 			WithFix("deploy with larger budgets")
 	}
 	s.Lifts = append(s.Lifts, f)
 	return f, put(ctx, l.settings, settingsKey(tenant), s)
 }
 
-func current(lifts []Lift, now time.Time) []Lift {
-	return slices.DeleteFunc(slices.Clone(lifts), func(f Lift) bool { return !now.Before(f.Ends) })
+func current(lifts []bawn.Lift, now time.Time) []bawn.Lift {
+	return slices.DeleteFunc(slices.Clone(lifts), func(f bawn.Lift) bool { return !now.Before(f.Ends) })
 }
 
 // hashed returns a name for what is too long or too odd to be one: its kind and a
@@ -129,23 +114,9 @@ func hashed(s string) string {
 	return kind + ":sha256-" + hex.EncodeToString(h[:12])
 }
 
-// Standing is how it is with one budget.
-type Standing struct {
-	Function string     `json:"function,omitempty" doc:"empty for a budget of the tenant"`
-	Grant    bawn.Grant `json:"grant"`
-	Text     string     `json:"text" doc:"the grant as a manifest writes it"`
-	Used     int64      `json:"used" doc:"in the grant's unit; of the caller that used most, for a budget of each caller"`
-	Held     int64      `json:"held" doc:"by calls that run"`
-	Caller   string     `json:"caller,omitempty" doc:"which that is"`
-	Share    int64      `json:"share,omitempty" doc:"the part that callers without a credential may have; 0 where the grant does not bound them"`
-	Shared   int64      `json:"shared,omitempty" doc:"what of it they have used"`
-	Ends     time.Time  `json:"ends" doc:"of the window"`
-	Lift     *Lift      `json:"lift,omitempty" doc:"why it does not hold now"`
-}
-
 // Standings says how it is with the budgets of a function, or of the tenant itself
 // if function is empty.
-func (l *Ledger) Standings(tenant, function string, grants []bawn.Grant) ([]Standing, error) {
+func (l *Ledger) Standings(tenant, function string, grants []bawn.Grant) ([]bawn.Standing, error) {
 	set, _, _, err := l.settings.Find(settingsKey(tenant))
 	if err != nil {
 		return nil, err
@@ -154,7 +125,7 @@ func (l *Ledger) Standings(tenant, function string, grants []bawn.Grant) ([]Stan
 	b := l.book(tenant)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	list := []Standing{}
+	list := []bawn.Standing{}
 	for _, g := range grants {
 		s, m := span(g.Per), index(g.Meter)
 		if s < 0 || m < 0 {
@@ -164,7 +135,7 @@ func (l *Ledger) Standings(tenant, function string, grants []bawn.Grant) ([]Stan
 		if err != nil {
 			return nil, err
 		}
-		st := Standing{Function: function, Grant: g, Text: g.String(), Ends: w.end}
+		st := bawn.Standing{Function: function, Grant: g, Text: g.String(), Ends: w.end}
 		see := func(caller string) (used, held int64) {
 			c := w.pairs[pair{function, caller}]
 			if function == "" {
@@ -201,7 +172,7 @@ func (l *Ledger) Standings(tenant, function string, grants []bawn.Grant) ([]Stan
 			}
 		}
 		for _, f := range set.Lifts {
-			if lifted([]Lift{f}, function, g, now) {
+			if lifted([]bawn.Lift{f}, function, g, now) {
 				st.Lift = &f
 			}
 		}
@@ -210,37 +181,20 @@ func (l *Ledger) Standings(tenant, function string, grants []bawn.Grant) ([]Stan
 	return list, nil
 }
 
-// Cost is what was used and by whom. All its lists have the same sum, Total.
-type Cost struct {
-	From      time.Time     `json:"from" doc:"the beginning of the first window that is counted"`
-	Per       string        `json:"per" doc:"hour, day or month: the windows that were counted"`
-	Windows   int           `json:"windows" doc:"of which something is known"`
-	Currency  string        `json:"currency,omitempty"`
-	Total     bawn.Spending `json:"total"`
-	Functions []Blame       `json:"functions" nullable:"false" doc:"by function, the dearest first"`
-	Callers   []Blame       `json:"callers" nullable:"false" doc:"by who began the call, or the chain of calls"`
-	Tenants   []Blame       `json:"tenants" nullable:"false" doc:"by tenant"`
-}
-
-// Blame is what one of them used.
-type Blame struct {
-	Name string        `json:"name"`
-	Use  bawn.Spending `json:"use"`
-}
-
-// Cost adds up the windows since a time, of one length, for some tenants. What
-// calls that run have used is not in it yet.
-func (l *Ledger) Cost(tenants []string, per string, since time.Time) (Cost, error) {
+// Cost adds up the windows since a time, of one length, for some tenants: what the
+// functions used that see says, or all if it is nil. What calls that run have used
+// is not in it yet.
+func (l *Ledger) Cost(tenants []string, per string, since time.Time, see func(function string) bool) (bawn.Cost, error) {
 	s := span(per)
 	if s < 0 {
-		return Cost{}, bawn.Errorf(bawn.CodeInvalid, "meter.cost", "per is %.20q", per).WithFix("take hour, day or month")
+		return bawn.Cost{}, bawn.Errorf(bawn.CodeInvalid, "meter.cost", "per is %.20q", per).WithFix("take hour, day or month")
 	}
-	prices, err := l.Prices()
+	prices, _, err := l.Prices()
 	if err != nil {
-		return Cost{}, err
+		return bawn.Cost{}, err
 	}
 	first, _ := bounds(s, since)
-	c := Cost{From: first, Per: per, Currency: prices.Currency}
+	c := bawn.Cost{From: first, Per: per, Currency: prices.Currency}
 	functions, callers, byTenant := map[string]*amounts{}, map[string]*amounts{}, map[string]*amounts{}
 	var total amounts
 	add := func(m map[string]*amounts, name string, a *amounts) {
@@ -279,6 +233,9 @@ func (l *Ledger) Cost(tenants []string, per string, since time.Time) (Cost, erro
 			}
 			for i := range r.Pairs {
 				p := &r.Pairs[i]
+				if see != nil && !see(p.Function) {
+					continue
+				}
 				total.add(&p.Used)
 				function, caller := p.Function, p.Caller
 				if len(tenants) > 1 {
@@ -294,7 +251,7 @@ func (l *Ledger) Cost(tenants []string, per string, since time.Time) (Cost, erro
 		}
 		b.mu.Unlock()
 		if err != nil {
-			return Cost{}, err
+			return bawn.Cost{}, err
 		}
 	}
 	c.Total = spending(total)
@@ -303,12 +260,12 @@ func (l *Ledger) Cost(tenants []string, per string, since time.Time) (Cost, erro
 }
 
 // blame lists what each used, the dearest first.
-func blame(m map[string]*amounts) []Blame {
-	list := make([]Blame, 0, len(m))
+func blame(m map[string]*amounts) []bawn.Blame {
+	list := make([]bawn.Blame, 0, len(m))
 	for name, a := range m {
-		list = append(list, Blame{name, spending(*a)})
+		list = append(list, bawn.Blame{Name: name, Use: spending(*a)})
 	}
-	slices.SortFunc(list, func(a, b Blame) int {
+	slices.SortFunc(list, func(a, b bawn.Blame) int {
 		return cmp.Or(cmp.Compare(b.Use.Money, a.Use.Money), cmp.Compare(b.Use.CPU, a.Use.CPU), cmp.Compare(b.Use.Calls, a.Use.Calls), strings.Compare(a.Name, b.Name))
 	})
 	return list

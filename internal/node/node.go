@@ -275,7 +275,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		return nil, err
 	}
 	changes, err := control.Open(ctx, control.Config{
-		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Identity: n.who, Evidence: n.record, Logs: logs, Tenants: tenants, Vault: n.vault, Now: time.Now,
+		Store: st, Gate: packages, Policy: rules, Keys: n.keys, Identity: n.who, Evidence: n.record, Logs: logs, Tenants: tenants, Vault: n.vault, Meter: n.meter, Now: time.Now,
 		// Upwards: what runs of a tenant ends when it is suspended.
 		Halt: n.halt, Belongings: n.belongings(),
 		// Upwards: a deploy has the interior compile what should not be compiled
