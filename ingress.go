@@ -98,6 +98,8 @@ func (a *Access) String() string {
 		return "public until " + p.Until.Add(-time.Nanosecond).UTC().Format(time.DateOnly)
 	case a.JWT != nil:
 		return "jwt of " + a.JWT.Issuer + " for " + a.JWT.Audience
+	case a.MTLS != nil:
+		return a.MTLS.String()
 	case a.Webhook != nil:
 		return "webhook of kind " + a.Webhook.Kind + " signed with the secret " + a.Webhook.Secret
 	}
@@ -143,10 +145,25 @@ type JWTAccess struct {
 	CA       string              `json:"ca,omitempty" doc:"PEM of the authorities of the issuer's server; empty means the system's"`
 }
 
-// MTLSAccess lets in who shows a certificate of an authority.
+// MTLSAccess lets in who shows a client certificate of an authority.
 type MTLSAccess struct {
 	CA       string   `json:"ca,omitempty" doc:"PEM of the authorities; empty means the tenant's own configured issuers of certificates"`
-	Subjects []string `json:"subjects,omitempty" doc:"SAN values (DNS names, URIs) of which one must be in it; empty means any; sorted, each once"`
+	Subjects []string `json:"subjects,omitempty" doc:"alternative names of which one must be in it: dns:NAME, dns:*.NAME, email:ADDRESS, uri:URI or uri:URI/*; empty means any; sorted, each once"`
+}
+
+// String says in a few words who gets in.
+func (m *MTLSAccess) String() string {
+	who, of := "any certificate", "its own authorities"
+	if m.CA == "" {
+		of = "the tenant's issuers"
+	}
+	if len(m.Subjects) > 0 {
+		who = "a certificate for " + m.Subjects[0]
+		if more := len(m.Subjects) - 1; more > 0 {
+			who += " or " + itoa(more) + " more"
+		}
+	}
+	return "mtls: " + who + " of " + of
 }
 
 // WebhookAccess lets in who signs the request's body with a shared secret.

@@ -29,6 +29,7 @@ type Call struct {
 	// as well, and of the same tenant.
 	Certificates []*x509.Certificate // which the caller presented in the TLS handshake, its own first; not verified
 	Claims       []byte              // of the token in Bearer, by which a route's own access was met: a JSON object of texts
+	Certified    bool                // the first of Certificates meets the route's own access
 	Signed       *Signed             // the request as it came, if its Authorization header is an AWS signature
 
 	// Of a call that a function makes, and of one that carries the signed context

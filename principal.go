@@ -37,7 +37,7 @@ type Principal struct {
 const (
 	PrincipalKey       = "key"       // an API key, or a request signed with it
 	PrincipalUser      = "user"      // somebody whom a configured issuer vouches for
-	PrincipalCert      = "cert"      // who holds a client certificate of a configured issuer
+	PrincipalCert      = "cert"      // who holds a client certificate of a configured issuer, or of an authority that a route names
 	PrincipalFunction  = "function"  // a version of a function, known by the endpoint of its instance
 	PrincipalWebhook   = "webhook"   // who signs a request to a route with the secret of that route
 	PrincipalAnonymous = "anonymous" // nobody in particular
@@ -51,7 +51,10 @@ func Anonymous() Principal { return Principal{Kind: PrincipalAnonymous, ID: Prin
 // access, and nobody in particular: for questions and tests.
 func Met(access, tenant string) Principal {
 	kind := PrincipalUser
-	if access == AccessWebhook {
+	switch access {
+	case AccessMTLS:
+		kind = PrincipalCert
+	case AccessWebhook:
 		kind = PrincipalWebhook
 	}
 	return Principal{Kind: kind, ID: access + "/somebody", Name: access, Tenant: tenant, Access: access}

@@ -12,9 +12,9 @@ type Test struct {
 	Name string `json:"name"`
 	// As says who calls: "anonymous", "role:NAME" for who has that role alone, or
 	// "function:NAME" for a function of the tenant, or the kind of access that a
-	// route asks for, "sigv4", "jwt" or "webhook", for who shows that. Only the way in asks for it.
+	// route asks for, "sigv4", "jwt", "mtls" or "webhook", for who shows that. Only the way in asks for it.
 	// What the function then calls itself, it calls for whoever runs the tests.
-	As      string          `json:"as,omitempty" doc:"who calls: anonymous, role:NAME, function:NAME, sigv4, jwt or webhook; role:invoker if there is none"`
+	As      string          `json:"as,omitempty" doc:"who calls: anonymous, role:NAME, function:NAME, sigv4, jwt, mtls or webhook; role:invoker if there is none"`
 	Route   string          `json:"route,omitempty" doc:"method and path of a request, with its query, such as GET /hello?name=Ann; a call by name if there is none"`
 	Event   json.RawMessage `json:"event,omitempty" doc:"of a call by name the event, {} if there is none; of a request what its event has besides"`
 	Timeout time.Duration   `json:"timeout,omitempty" doc:"nanoseconds after which the call is ended, if interior.timeout does not end it before"`

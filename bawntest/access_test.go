@@ -48,6 +48,7 @@ type knock struct {
 // begun an instance, and must not tell what the request held.
 func (n *Node) knock(t *testing.T, all []knock) {
 	t.Helper()
+	made := n.coldStarts()
 	for _, k := range all {
 		hc := k.hc
 		if hc == nil {
@@ -66,10 +67,40 @@ func (n *Node) knock(t *testing.T, all []knock) {
 		if res.StatusCode != k.status {
 			t.Errorf("%s: %d %s, want %d", k.name, res.StatusCode, body, k.status)
 		}
+		if now := n.coldStarts(); k.status >= 400 && now != made {
+			t.Errorf("%s: an instance was made for it", k.name)
+		} else {
+			made = now
+		}
 		if auth := r.Header.Get("Authorization"); auth != "" && strings.Contains(string(body), auth[strings.LastIndexByte(auth, ' ')+1:]) {
 			t.Errorf("%s: the answer has the credential in it: %s", k.name, body)
 		}
 	}
+}
+
+// coldStarts is how many instances were made for calls.
+func (n *Node) coldStarts() string {
+	n.t.Helper()
+	r, err := http.NewRequestWithContext(n.t.Context(), "GET", n.URL()+"/metrics", nil)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+n.Context.Key)
+	res, err := n.HTTP.Do(r)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	_, after, ok := strings.Cut(string(body), "\nbawn_cold_starts_total ")
+	if !ok {
+		n.t.Fatalf("the metrics have no count of cold starts: %d", res.StatusCode)
+	}
+	count, _, _ := strings.Cut(after, "\n")
+	return count
 }
 
 // post makes a request with these headers, as NAME, VALUE and so on.
@@ -89,8 +120,23 @@ func (n *Node) post(path, body string, header ...string) func() *http.Request {
 
 func bearer(s string) []string { return []string{"Authorization", "Bearer " + s} }
 
-// TestA11AccessOfKeys asks routes that want a key, a signature, or nothing.
-func TestA11AccessOfKeys(t *testing.T) {
+// TestA11Access asks routes of each kind, by what is good and what is not.
+func TestA11Access(t *testing.T) {
+	for _, kind := range []struct {
+		name string
+		ask  func(*testing.T)
+	}{
+		{"key, sigv4 and public", accessOfKeys},
+		{"jwt", accessOfTokens},
+		{"mtls", accessOfCertificates},
+		{"webhook", accessOfWebhooks},
+	} {
+		t.Run(kind.name, kind.ask)
+	}
+}
+
+// accessOfKeys asks routes that want a key, a signature, or nothing.
+func accessOfKeys(t *testing.T) {
 	n := newTown(t)
 	n.door("keys", "key", "role:partner")
 	n.door("signed", "sigv4", "role:partner")
@@ -115,24 +161,25 @@ func TestA11AccessOfKeys(t *testing.T) {
 		return r
 	}
 	once := sign("/signed", `{"once":1}`)()
-	n.knock(t, []knock{
-		{"key: a key", n.post("/keys", "{}", bearer(invoker)...), 200, nil},
-		{"key: a role of callers", n.post("/keys", "{}", bearer(partner)...), 200, nil},
-		{"key: a signature", sign("/keys", "{}"), 200, nil},
+	n.knock(t, []knock{ // before there is any instance
 		{"key: nothing", n.post("/keys", "{}"), 401, nil},
 		{"key: a wrong key", n.post("/keys", "{}", bearer("bawn_0123456789abcdef_x")...), 401, nil},
 		{"key: a role that may not", n.post("/keys", "{}", bearer(viewer)...), 403, nil},
+		{"sigv4: nothing", n.post("/signed", "{}"), 401, nil},
+		{"sigv4: an administrator's key as a bearer", n.post("/signed", "{}", bearer(n.Context.Key)...), 403, nil},
+		{"public: a wrong key", n.post("/open", "{}", bearer("bawn_0123456789abcdef_x")...), 401, nil},
+
+		{"key: a key", n.post("/keys", "{}", bearer(invoker)...), 200, nil},
+		{"key: a role of callers", n.post("/keys", "{}", bearer(partner)...), 200, nil},
+		{"key: a signature", sign("/keys", "{}"), 200, nil},
 		{"sigv4: a signature", sign("/signed", "{}"), 200, nil},
 		{"sigv4: a key as a bearer", n.post("/signed", "{}", bearer(invoker)...), 403, nil},
-		{"sigv4: an administrator's key as a bearer", n.post("/signed", "{}", bearer(n.Context.Key)...), 403, nil},
 		{"sigv4: a role of callers as a bearer", n.post("/signed", "{}", bearer(partner)...), 403, nil},
-		{"sigv4: nothing", n.post("/signed", "{}"), 401, nil},
 		{"sigv4: another body", swapped, 401, nil},
 		{"sigv4: another route", elsewhere, 401, nil},
 		{"sigv4: once", func() *http.Request { return again(once, `{"once":1}`) }, 200, nil},
 		{"sigv4: once more", func() *http.Request { return again(once, `{"once":1}`) }, 401, nil},
 		{"public: nothing", n.post("/open", "{}"), 200, nil},
 		{"public: a key", n.post("/open", "{}", bearer(invoker)...), 200, nil},
-		{"public: a wrong key", n.post("/open", "{}", bearer("bawn_0123456789abcdef_x")...), 401, nil},
 	})
 }

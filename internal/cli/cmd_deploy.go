@@ -156,7 +156,7 @@ func readManifest(dir string) (*manifest.File, error) {
 	}
 	for _, n := range m.Order {
 		f := m.Functions[n]
-		if err := f.ReadSchema(func(path, field string) ([]byte, error) { return readSchema(dir, path, field) }); err != nil {
+		if err := f.ReadFiles(func(path, field string) ([]byte, error) { return readBeside(dir, path, field) }); err != nil {
 			return nil, forFunction(n, err)
 		}
 		m.Functions[n] = f
@@ -167,8 +167,8 @@ func readManifest(dir string) (*manifest.File, error) {
 	return m, nil
 }
 
-// readSchema reads the file of a schema, which stands beside the manifest or below.
-func readSchema(dir, path, field string) ([]byte, error) {
+// readBeside reads the file of a schema or of certificates, which stands beside the manifest or below.
+func readBeside(dir, path, field string) ([]byte, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fileError(err, "%s cannot be read", dir)

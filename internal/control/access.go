@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/pem"
 	"fmt"
 	"slices"
 
@@ -58,10 +59,40 @@ func admits(a, b *bawn.Access) bool {
 		same := *b.Webhook
 		same.Window = a.Webhook.Window
 		return same == *a.Webhook
+	case bawn.AccessMTLS:
+		return was == bawn.AccessMTLS && fewer(a.MTLS, b.MTLS)
 	case bawn.AccessJWT:
 		return was == bawn.AccessJWT && a.JWT.Issuer == b.JWT.Issuer && a.JWT.Audience == b.JWT.Audience && a.JWT.CA == b.JWT.CA && asksMore(b.JWT.Claims, a.JWT.Claims)
 	}
 	return false
+}
+
+// fewer reports whether b lets in nobody whom a does not: it has no authority and no
+// subject that a has not.
+func fewer(a, b *bawn.MTLSAccess) bool {
+	if (a.CA == "") != (b.CA == "") {
+		return false
+	}
+	had := authoritiesIn(a.CA)
+	for ca := range authoritiesIn(b.CA) {
+		if !had[ca] {
+			return false
+		}
+	}
+	return len(a.Subjects) == 0 || len(b.Subjects) > 0 &&
+		!slices.ContainsFunc(b.Subjects, func(s string) bool { return !slices.Contains(a.Subjects, s) })
+}
+
+// authoritiesIn returns the certificates of a PEM document, as their bytes.
+func authoritiesIn(doc string) map[string]bool {
+	all := map[string]bool{}
+	for rest := []byte(doc); ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			return all
+		}
+		all[string(b.Bytes)] = true
+	}
 }
 
 // asksMore reports whether whoever has the claims of b has those of a.

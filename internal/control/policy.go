@@ -141,7 +141,7 @@ func (c *Control) rewritten(p bawn.Principal, name, text string, installation bo
 
 // Question asks ahead of time whether somebody may do something.
 type Question struct {
-	Principal string `json:"principal" maxLength:"256" doc:"key:NAME or key:ID, sigv4:NAME for a request signed with it, role:NAME, function:NAME, anonymous, or jwt or webhook for who shows what a route of that access asks for"`
+	Principal string `json:"principal" maxLength:"256" doc:"key:NAME or key:ID, sigv4:NAME for a request signed with it, role:NAME, function:NAME, anonymous, or jwt, mtls or webhook for who shows what a route of that access asks for"`
 	Action    string `json:"action" maxLength:"32" doc:"invoke, call, deploy, ..."`
 	Resource  string `json:"resource" maxLength:"1024" doc:"a function, METHOD /path, host:NAME or host:NAME:PORT, secret:, topic: or database: and a name, installation, or - for the tenant itself"`
 	OnBehalf  string `json:"onBehalf,omitempty" maxLength:"256" doc:"of a function that calls another: who began it; itself if empty"`
@@ -280,7 +280,7 @@ func (c *Control) named(tenant, s string) (bawn.Principal, *bawn.Version, error)
 			return who, nil, nil
 		}
 		return bawn.Principal{}, nil, bawn.Errorf(bawn.CodeNotFound, "control.policy", "there is no key %.80q that is good", name).WithFix("bawn key ls lists the keys")
-	case bawn.AccessJWT, bawn.AccessWebhook:
+	case bawn.AccessJWT, bawn.AccessMTLS, bawn.AccessWebhook:
 		return bawn.Met(kind, tenant), nil, nil
 	case "role":
 		if err := bawn.CheckName("role", name); err != nil {
@@ -295,7 +295,7 @@ func (c *Control) named(tenant, s string) (bawn.Principal, *bawn.Version, error)
 		return bawn.Principal{Kind: kind, ID: v.Function + "@" + strconv.Itoa(v.Number), Name: v.Function, Tenant: tenant}, v, nil
 	}
 	return bawn.Principal{}, nil, invalid("%.80q is no principal", s).
-		WithFix("write key:NAME, sigv4:NAME for a request signed with it, role:NAME, function:NAME, anonymous, or jwt or webhook for who shows what such a route asks for; whoever an issuer vouches for has roles: ask for those")
+		WithFix("write key:NAME, sigv4:NAME for a request signed with it, role:NAME, function:NAME, anonymous, or jwt, mtls or webhook for who shows what such a route asks for; whoever an issuer vouches for has roles: ask for those")
 }
 
 // version returns the version that NAME or NAME@QUALIFIER means.

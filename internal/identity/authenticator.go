@@ -78,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Authenticator, error) {
 		cfg.Suspended = func(string) bool { return false }
 	}
 	a := &Authenticator{cfg: cfg}
-	a.routes.tokens.most = maxCustomers
+	a.routes.tokens.most, a.routes.partners.most = maxCustomers, maxPartners
 	var err error
 	a.issuers, err = openIssuers(ctx, cfg.Store, cfg.Now, func(i *issuer) {
 		if i.Kind == bawn.IssuerOIDC {

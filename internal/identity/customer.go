@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"bawn.dev/bawn"
 )
@@ -27,6 +28,11 @@ type customers struct {
 	mu     sync.Mutex
 	keys   map[routeIssuer]*keySet
 	tokens memory[customer]
+
+	authorities map[string]*routeAuthority // by their document
+	partners    memory[partner]
+	at          elsewhere
+	others      map[[sha256.Size]byte]time.Time // certificates, and until when they are for other routes
 }
 
 // routeIssuer tells one issuer of routes from another: a URL, and by whom its

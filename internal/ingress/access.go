@@ -2,13 +2,16 @@ package ingress
 
 import (
 	"context"
+	"crypto/x509"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/identity"
 )
 
 // Shows reports whether the caller of c shows anything by which it could be known.
-func (g *Gate) Shows(c *bawn.Call) bool { return !identity.CredentialOf(c).Empty() || delivers(c) }
+func (g *Gate) Shows(c *bawn.Call) bool {
+	return certifies(c) || delivers(c) || !g.credential(c).Empty()
+}
 
 // meet says who calls: by what the route itself asks for where that was shown, or
 // as one of Bawn's own. A signed request must be asked about once. What is to be
@@ -22,7 +25,52 @@ func (g *Gate) meet(ctx context.Context, c *bawn.Call, a *Admission) (bawn.Princ
 	case delivers(c):
 		return g.deliver(ctx, c, a)
 	}
-	return g.cfg.Identity.Authenticate(ctx, identity.CredentialOf(c))
+	p, why := g.certify(ctx, c)
+	if c.Certified {
+		return p, nil
+	}
+	cred := g.credential(c)
+	p, err := g.cfg.Identity.Authenticate(ctx, cred)
+	if err != nil && why != nil && cred.Bearer == "" && cred.Signed == nil {
+		err = why
+	}
+	return p, err
+}
+
+// certifies reports whether c has a client certificate, and its route asks for one.
+func certifies(c *bawn.Call) bool {
+	return c.Route != nil && c.Route.Access.MTLS != nil && len(c.Certificates) > 0
+}
+
+// certify sets c.Certified, and returns who holds the certificate, or why it does not
+// meet what the route asks for. Both are empty if that is no certificate.
+func (g *Gate) certify(ctx context.Context, c *bawn.Call) (p bawn.Principal, err error) {
+	if c.Certified = false; certifies(c) {
+		p, err = g.cfg.Identity.AuthenticatePartner(ctx, c.Target.Tenant, c.Route.Access.MTLS, c.Certificates)
+		c.Certified = err == nil
+	}
+	return p, err
+}
+
+// credential is what c shows of Bawn's own. A certificate that another route asks for
+// is shown for the whole connection, and says nothing here.
+func (g *Gate) credential(c *bawn.Call) identity.Credential {
+	cred := identity.CredentialOf(c)
+	if len(cred.Certificates) > 0 && g.cfg.Identity.Elsewhere(cred.Certificates, g.index.partners()) {
+		cred.Certificates = nil
+	}
+	return cred
+}
+
+// Asks reports whether a handshake for a host should ask for a client certificate
+// because a route there wants one of its own authorities, and returns those.
+func (g *Gate) Asks(host string) (bool, []*x509.Certificate) {
+	name := HostName(host)
+	tenant, ok := g.cfg.Host(name)
+	if !ok || tenant == "" {
+		name, tenant = "", "" // who names nobody's host is told as little as who names none
+	}
+	return g.index.asks(origin{tenant, name})
 }
 
 // customer reports whether c shows a token for its route: one that says that it is

@@ -33,7 +33,11 @@ func (g *Gate) checkAuthenticate(ctx context.Context, c *bawn.Call, a *Admission
 		}
 		return nil
 	}
+	certified := c.Certified
 	p, err := g.meet(ctx, c, a)
+	if err == nil && certified && !c.Certified { // the event tells of a certificate that has ended since
+		err = bawn.Errorf(bawn.CodeUnauthenticated, "admit", "the client certificate has ended since the request began").WithFix("present one that is good")
+	}
 	if err != nil {
 		a.refusal, a.public = err, nil // a wrong credential opens nothing
 		return nil
@@ -52,13 +56,22 @@ func (g *Gate) Known(ctx context.Context, c *bawn.Call) error {
 	case delivers(c):
 		return g.cfg.Identity.PlausibleWebhook(c.Route.Access.Webhook, c.Request.Header)
 	}
-	return g.cfg.Identity.Plausible(ctx, identity.CredentialOf(c))
+	_, why := g.certify(ctx, c)
+	if c.Certified {
+		return nil
+	}
+	cred := g.credential(c)
+	err := g.cfg.Identity.Plausible(ctx, cred)
+	if err != nil && why != nil && cred.Bearer == "" && cred.Signed == nil {
+		err = why
+	}
+	return err
 }
 
 // Identify sets c.Principal to who the caller of c shows to be, or returns why
 // it cannot. A signed request is accepted once, so it must be asked about once.
 func (g *Gate) Identify(ctx context.Context, c *bawn.Call) error {
-	p, err := g.cfg.Identity.Authenticate(ctx, identity.CredentialOf(c))
+	p, err := g.cfg.Identity.Authenticate(ctx, g.credential(c))
 	if err == nil {
 		c.Principal = p
 	}

@@ -41,6 +41,7 @@ type index struct {
 	functions map[functionKey]*entry
 	versions  map[string]*bawn.Version // by the table's key
 	roots     map[origin]*node
+	mtls      clients
 }
 
 // An origin is where a route answers: on a domain of its tenant's, or, the zero
@@ -180,6 +181,7 @@ func (x *index) link(e *entry) {
 				x.roots[o] = &node{}
 			}
 			x.roots[o].add(target{route: r, entry: e})
+			x.mtls.count(o, r, 1)
 		}
 	}
 }
@@ -241,6 +243,7 @@ func (x *index) unlink(e *entry) {
 	routes := e.live.Perimeter.Ingress.HTTP
 	for i := range routes {
 		for _, o := range origins(e.live.Tenant, &routes[i]) {
+			x.mtls.count(o, &routes[i], -1)
 			if root := x.roots[o]; root != nil && root.prune(e) {
 				delete(x.roots, o)
 			}

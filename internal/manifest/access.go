@@ -1,10 +1,7 @@
 package manifest
 
 import (
-	"bytes"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -21,6 +18,7 @@ import (
 type Access struct {
 	Public *Public `json:"public,omitempty"`
 	JWT    *JWT    `json:"jwt,omitempty"`
+	MTLS   *MTLS   `json:"mtls,omitempty"`
 
 	Webhook *Webhook `json:"webhook,omitempty"`
 	SigV4   bool     `json:"-"` // written as a word
@@ -49,7 +47,7 @@ type JWT struct {
 	Issuer   string              `json:"issuer,omitempty"`
 	Audience string              `json:"audience,omitempty"`
 	Claims   map[string][]string `json:"claims,omitempty"`
-	CA       string              `json:"ca,omitempty"`
+	CA       Authorities         `json:"ca,omitzero"`
 }
 
 // Webhook lets in who signs the body with a secret; see [bawn.WebhookAccess].
@@ -123,13 +121,16 @@ func (a Access) compile() bawn.Access {
 		out.Public = &bawn.PublicAccess{Reason: p.Reason, Until: p.Until.End()}
 	}
 	if j := a.JWT; j != nil {
-		out.JWT = &bawn.JWTAccess{Issuer: j.Issuer, Audience: j.Audience, CA: j.CA}
+		out.JWT = &bawn.JWTAccess{Issuer: j.Issuer, Audience: j.Audience, CA: j.CA.PEM}
 		for name, values := range j.Claims {
 			if out.JWT.Claims == nil {
 				out.JWT.Claims = map[string][]string{}
 			}
 			out.JWT.Claims[name] = slices.Sorted(slices.Values(values))
 		}
+	}
+	if a.MTLS != nil {
+		out.MTLS = a.MTLS.compile()
 	}
 	if a.Webhook != nil {
 		out.Webhook = a.Webhook.compile()
@@ -156,7 +157,7 @@ func jwtFields() object[JWT] {
 		is("issuer", "the URL that the tokens have in iss; its keys are found by OpenID discovery", issuerURL(), func(j *JWT) *string { return &j.Issuer }).must(),
 		is("audience", "what the tokens must have in aud", text("audience", 1, maxAudience), func(j *JWT) *string { return &j.Audience }).must(),
 		is("claims", "names of claims to the value, or the values of which one, that each must have or hold", claims(), func(j *JWT) *map[string][]string { return &j.Claims }),
-		is("ca", "certificates (PEM) of the authorities that the issuer's server is trusted by; the system's if left out", authorities("ca"), func(j *JWT) *string { return &j.CA }),
+		is("ca", "the authorities that the issuer's server is trusted by: PEM, or its file relative to this one; the system's if left out", authorities("ca"), func(j *JWT) *Authorities { return &j.CA }),
 	}}
 }
 
@@ -175,41 +176,6 @@ func issuerURL() value[string] {
 		}
 		return s, true
 	}}
-}
-
-// authorities is certificates of authorities.
-func authorities(name string) value[string] {
-	return value[string]{map[string]any{"type": "string", "maxLength": maxAuthorities}, func(d *decoder, n *yaml.Node, at string) (string, bool) {
-		s, ok := scalar(d, n, at, "certificates as PEM", "!!str")
-		if !ok {
-			return "", false
-		}
-		if len(s) > maxAuthorities {
-			d.report(n, at, fmt.Sprintf("%s has %d bytes, at most %d are allowed", name, len(s), maxAuthorities), "")
-			return "", false
-		}
-		if !areAuthorities(s) {
-			d.report(n, at, name+" is not certificates of authorities as PEM, each as BEGIN CERTIFICATE, and nothing else", "")
-			return "", false
-		}
-		return s, true
-	}}
-}
-
-func areAuthorities(doc string) bool {
-	n := 0
-	rest := []byte(doc)
-	for {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			return n > 0 && len(bytes.TrimSpace(rest)) == 0
-		}
-		c, err := x509.ParseCertificate(b.Bytes)
-		if err != nil || b.Type != "CERTIFICATE" || !c.IsCA || !c.BasicConstraintsValid {
-			return false
-		}
-		n++
-	}
 }
 
 // claims reads names to a value or a list of values.
@@ -270,6 +236,7 @@ func access() value[Access] {
 	o := object[Access]{doc: "access", fields: []field[Access]{
 		pointer("public", "open to everybody until a day, for a reason", public, func(a *Access) **Public { return &a.Public }),
 		pointer("jwt", "for who shows a token of an issuer, as Authorization: Bearer TOKEN", jwtFields(), func(a *Access) **JWT { return &a.JWT }),
+		pointer("mtls", "for who shows a client certificate in the TLS handshake", mtlsFields(), func(a *Access) **MTLS { return &a.MTLS }),
 		pointer("webhook", "for who signs the body with a secret", webhookFields(), func(a *Access) **Webhook { return &a.Webhook }),
 	}}
 	kinds := append(accessWords(), fieldNames(o)...)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 
 	"bawn.dev/bawn"
 )
@@ -56,7 +57,10 @@ func Compile(name string, f Function) (bawn.Version, error) {
 	// A full /tmp should be an error that the function sees, not the end of its
 	// process for want of memory.
 	v.Perimeter.Interior.Tmp = or(int64(in.Tmp), min(bawn.DefaultTmp, v.Perimeter.Interior.Memory/2))
-	for _, r := range f.Ingress.HTTP {
+	for i, r := range f.Ingress.HTTP {
+		if err := r.Access.written("ingress.http[" + strconv.Itoa(i) + "].access"); err != nil {
+			return bawn.Version{}, err
+		}
 		route := bawn.Route{Method: r.Method, Path: r.Path, Access: r.Access.compile()}
 		route.Inspect = r.inspection()
 		route.Limits = r.Limits.Rate.compile()

@@ -91,7 +91,7 @@ type Response struct {
 }
 
 // ResponseSchema is a JSON Schema: written out, or the path of its file relative to the
-// manifest. [Function.ReadSchema] puts the file's text in the path's place, which
+// manifest. [Function.ReadFiles] puts the file's text in the path's place, which
 // a server asks for: it does not have the file.
 type ResponseSchema struct {
 	File string
@@ -106,9 +106,9 @@ func (s ResponseSchema) MarshalJSON() ([]byte, error) {
 	return []byte(s.Text), nil
 }
 
-// ReadSchema puts the schemas that the manifest names by their files in the place of
-// the names. read gets a path as it was written, and the field that names it.
-func (f *Function) ReadSchema(read func(path, field string) ([]byte, error)) error {
+// ReadFiles puts the schemas and certificates that the manifest names by their files
+// in the place of the names. read gets a path as it was written, and the field that names it.
+func (f *Function) ReadFiles(read func(path, field string) ([]byte, error)) error {
 	one := func(s *ResponseSchema, field string) error {
 		if s.File == "" {
 			return nil
@@ -136,7 +136,10 @@ func (f *Function) ReadSchema(read func(path, field string) ([]byte, error)) err
 			return err
 		}
 	}
-	return f.readInputs(one)
+	if err := f.readInputs(one); err != nil {
+		return err
+	}
+	return f.readAuthorities(read)
 }
 
 const (

@@ -339,8 +339,8 @@ var refused = []struct {
 	{"public without until", base("    ingress: {http: [{method: GET, path: /, access: {public: {reason: x}}}]}\n"), `m.yaml:6:62: public access needs the field "until": the last day, in UTC, on which everybody may`, true},
 	{"no such day", base("    ingress: {http: [{method: GET, path: /, access: {public: {reason: x, until: '2027-02-30'}}}]}\n"), `m.yaml:6:81: "2027-02-30" is not a day of the calendar`, false},
 	{"until has a time", base("    ingress: {http: [{method: GET, path: /, access: {public: {reason: x, until: 2027-02-20T10:00:00Z}}}]}\n"), `m.yaml:6:81: "2027-02-20T10:00:00Z" is not a date: want YEAR-MONTH-DAY, such as 2027-06-30`, true},
-	{"access empty", base("    ingress: {http: [{method: GET, path: /, access: {}}]}\n"), `m.yaml:6:53: access is one of key, sigv4, public, jwt, webhook, and no more than one`, true},
-	{"access unknown", base("    ingress: {http: [{method: GET, path: /, access: sigv}]}\n"), `m.yaml:6:53: access must be one of key, sigv4, public, jwt, webhook, the last 3 with details, not the text "sigv"; did you mean sigv4?`, true},
+	{"access empty", base("    ingress: {http: [{method: GET, path: /, access: {}}]}\n"), `m.yaml:6:53: access is one of key, sigv4, public, jwt, mtls, webhook, and no more than one`, true},
+	{"access unknown", base("    ingress: {http: [{method: GET, path: /, access: sigv}]}\n"), `m.yaml:6:53: access must be one of key, sigv4, public, jwt, mtls, webhook, the last 4 with details, not the text "sigv"; did you mean sigv4?`, true},
 	{"variable is a number", base("    environment: {PORT: 8080}\n"), `m.yaml:6:25: PORT must be text, not the number "8080"; did you mean "8080"?`, true},
 	{"variable reserved", base("    environment: {AWS_LAMBDA_EXEC_WRAPPER: /x}\n"), `m.yaml:6:19: variable "AWS_LAMBDA_EXEC_WRAPPER" is reserved: Bawn sets it, or keeps it unset`, true},
 	{"variable name", base("    environment: {a-b: x}\n"), `m.yaml:6:19: variable "a-b" is not a name: letters, digits and _, not beginning with a digit, at most 128`, true},
@@ -613,7 +613,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for name, fn := range file.Functions {
-			if err := fn.ReadSchema(func(string, string) ([]byte, error) { return []byte(`{"type":"string"}`), nil }); err != nil {
+			if err := fn.ReadFiles(func(string, string) ([]byte, error) { return []byte(`{"type":"string"}`), nil }); err != nil {
 				t.Fatal(err)
 			}
 			v, err := Compile(name, fn)

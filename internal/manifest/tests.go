@@ -126,7 +126,7 @@ func testCase() object[Test] {
 		doc: "a test",
 		fields: []field[Test]{
 			is("name", "what it shows, in a few words", text("name", 1, maxTestName), func(t *Test) *string { return &t.Name }).must(),
-			is("as", "who calls: anonymous, role:NAME, function:NAME, sigv4 for a signed request of an invoker, or jwt or webhook for who shows what such a route asks for; role:invoker if left out", testCaller(), func(t *Test) *string { return &t.As }),
+			is("as", "who calls: anonymous, role:NAME, function:NAME, sigv4 for a signed request of an invoker, or jwt, mtls or webhook for who shows what such a route asks for; role:invoker if left out", testCaller(), func(t *Test) *string { return &t.As }),
 			is("route", "method and path of a request; a call by name if left out", requestLine(), func(t *Test) *string { return &t.Route }),
 			is("event", "of a call by name the event, {} if left out; of a request what its event has besides", anything("event"), func(t *Test) *json.RawMessage { return &t.Event }),
 			is("timeout", "after which the call is ended", duration("timeout", minTestTimeout, Duration(bawn.MaxTestTimeout)), func(t *Test) *Duration { return &t.Timeout }),
@@ -170,13 +170,13 @@ func maybe[T, V any](name, doc string, o object[V], place func(*T) **V) field[T]
 
 // testWords are those whom a test can call as without a name.
 func testWords() []string {
-	return []string{bawn.PrincipalAnonymous, bawn.AccessSigV4, bawn.AccessJWT, bawn.AccessWebhook}
+	return []string{bawn.PrincipalAnonymous, bawn.AccessSigV4, bawn.AccessJWT, bawn.AccessMTLS, bawn.AccessWebhook}
 }
 
 // testCaller reads who a test calls as.
 func testCaller() value[string] {
 	const want = "anonymous, role:NAME, function:NAME or a kind of access that routes ask for"
-	return value[string]{map[string]any{"type": "string", "pattern": `^(anonymous|sigv4|jwt|webhook|(role|function):[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$`},
+	return value[string]{map[string]any{"type": "string", "pattern": `^(anonymous|sigv4|jwt|mtls|webhook|(role|function):[a-z]([a-z0-9-]{0,61}[a-z0-9])?)$`},
 		func(d *decoder, n *yaml.Node, at string) (string, bool) {
 			s, ok := scalar(d, n, at, want, "!!str")
 			if !ok || slices.Contains(testWords(), s) {

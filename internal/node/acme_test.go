@@ -105,7 +105,7 @@ func TestE7ACME(t *testing.T) {
 			acme := openACME(t.Context(), conf, own, slog.New(slog.DiscardHandler))
 			acme.issuer.DisableTLSALPNChallenge = challenge == "http-01"
 			t.Cleanup(acme.close)
-			l := servePaced("public", ln, acme, func() *x509.CertPool { return nil }, http.NotFoundHandler(), wire{acme: true}, defaultPace(), slog.New(slog.DiscardHandler))
+			l := servePaced("public", ln, acme, asksNobody, http.NotFoundHandler(), wire{acme: true}, defaultPace(), slog.New(slog.DiscardHandler))
 			t.Cleanup(func() { l.srv.Close(); l.shutdown(t.Context()) })
 			r := serveRedirects(plain, "443", func(string) bool { return false }, nil, acme, slog.New(slog.DiscardHandler))
 			t.Cleanup(func() { r.shutdown(t.Context()) })

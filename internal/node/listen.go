@@ -72,6 +72,57 @@ type certificates interface {
 	get(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
+// asking says whether a handshake for a host, "" if it names none, asks for a client
+// certificate, and which authorities it names; nil: none, which is to ask for any.
+type asking func(ctx context.Context, host string) (bool, *x509.CertPool)
+
+// maxAskedNames bounds the names of authorities in a handshake, in bytes. One message
+// has room for less than 64 KiB.
+const maxAskedNames = 16 << 10
+
+// asksOurs is for what only Bawn's own users come to: the authorities of issuers.
+func (n *Node) asksOurs(context.Context, string) (bool, *x509.CertPool) {
+	roots := n.who.Authorities()
+	return roots != nil, named(roots)
+}
+
+// asksAll is for functions: it asks for what their routes want, besides.
+func (n *Node) asksAll(ctx context.Context, host string) (bool, *x509.CertPool) {
+	roots := n.who.Authorities()
+	if n.calls.ready(ctx) != nil {
+		return roots != nil, named(roots)
+	}
+	wanted, of := n.calls.gate.Asks(host)
+	switch {
+	case !wanted:
+		return roots != nil, named(roots)
+	case len(of) == 0:
+		return true, nil
+	case roots == nil:
+		roots = x509.NewCertPool()
+	default:
+		roots = roots.Clone()
+	}
+	for _, c := range of {
+		roots.AddCert(c)
+	}
+	return true, named(roots)
+}
+
+// named returns the authorities if a handshake has room for their names.
+func named(roots *x509.CertPool) *x509.CertPool {
+	if roots == nil {
+		return nil
+	}
+	size := 0
+	for _, name := range roots.Subjects() { //nolint:staticcheck // not the system's
+		if size += len(name) + 2; size > maxAskedNames {
+			return nil
+		}
+	}
+	return roots
+}
+
 // wire says how connections are taken; its zero value is the strictest.
 type wire struct {
 	minTLS uint16 // 0: TLS 1.3
@@ -82,14 +133,12 @@ type wire struct {
 }
 
 // serve answers requests on ln until it is shut down.
-// roots returns the authorities that client certificates may come from; while
-// there is none, nobody is asked for one.
-func serve(name string, ln net.Listener, cert certificates, roots func() *x509.CertPool, h http.Handler, w wire, logger *slog.Logger) *listener {
-	return servePaced(name, ln, cert, roots, h, w, defaultPace(), logger)
+func serve(name string, ln net.Listener, cert certificates, ask asking, h http.Handler, w wire, logger *slog.Logger) *listener {
+	return servePaced(name, ln, cert, ask, h, w, defaultPace(), logger)
 }
 
 // servePaced cuts off who is slower than p.
-func servePaced(name string, ln net.Listener, cert certificates, roots func() *x509.CertPool, h http.Handler, w wire, p pace, logger *slog.Logger) *listener {
+func servePaced(name string, ln net.Listener, cert certificates, ask asking, h http.Handler, w wire, p pace, logger *slog.Logger) *listener {
 	ctx, stop := context.WithCancel(context.Background())
 	l := &listener{name: name, tcp: ln, stop: stop, done: make(chan struct{})}
 	tlsConfig := &tls.Config{
@@ -107,9 +156,9 @@ func servePaced(name string, ln net.Listener, cert certificates, roots func() *x
 	// what is wrong with it. Who it is, is for package identity to say.
 	withCert := tlsConfig.Clone()
 	withCert.ClientAuth = tls.RequestClientCert
-	tlsConfig.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		pool := roots()
-		if pool == nil {
+	tlsConfig.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		wanted, pool := ask(hello.Context(), hello.ServerName)
+		if !wanted {
 			return nil, nil
 		}
 		c := withCert.Clone()

@@ -16,6 +16,9 @@ import (
 	"bawn.dev/bawn"
 )
 
+// asksNobody is an asking.
+func asksNobody(context.Context, string) (bool, *x509.CertPool) { return false, nil }
+
 func TestBindErrorsSayWhatToDo(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -52,7 +55,7 @@ func startPaced(t *testing.T, h http.Handler, p pace) (*listener, *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := servePaced("public", ln, &serverCert{ca: a, hosts: hostNames(), now: time.Now}, func() *x509.CertPool { return nil }, h, wire{}, p, slog.New(slog.DiscardHandler))
+	l := servePaced("public", ln, &serverCert{ca: a, hosts: hostNames(), now: time.Now}, asksNobody, h, wire{}, p, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

@@ -364,8 +364,8 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		publicCert = n.acme
 	}
 	domain := func(name string) bool { _, ok := changes.Owner(name); return ok }
-	n.public = serve("public", public, publicCert, n.who.Authorities, directed(domain, traces.wrap(http.HandlerFunc(n.serveCall))), wire{minTLS: minTLS, acme: n.acme != nil, spread: n.proxies.Trusts}, log)
-	n.admin = serve("admin", admin, cert, n.who.Authorities, handler, wire{}, log)
+	n.public = serve("public", public, publicCert, n.asksAll, directed(domain, traces.wrap(http.HandlerFunc(n.serveCall))), wire{minTLS: minTLS, acme: n.acme != nil, spread: n.proxies.Trusts}, log)
+	n.admin = serve("admin", admin, cert, n.asksOurs, handler, wire{}, log)
 	if http1 != nil {
 		_, port, _ := net.SplitHostPort(n.PublicAddr())
 		n.plain = serveRedirects(http1, port, func(host string) bool { _, ok := n.hostOf(changes, host); return ok }, n.proxies.Trusts, n.acme, log)

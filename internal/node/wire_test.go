@@ -42,7 +42,7 @@ func serveWire(t *testing.T, cert certificates, w wire, h http.Handler) (addr st
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := servePaced("public", ln, cert, func() *x509.CertPool { return nil }, h, w, defaultPace(), slog.New(slog.DiscardHandler))
+	l := servePaced("public", ln, cert, asksNobody, h, w, defaultPace(), slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { l.srv.Close(); l.shutdown(t.Context()) })
 	pool = x509.NewCertPool()
 	pool.AddCert(a.cert)

@@ -2,7 +2,9 @@ package trigger
 
 import (
 	"cmp"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"mime"
 	"net"
 	"net/http"
@@ -32,6 +34,7 @@ type request struct {
 	hideKey bool   // Authorization held a credential that was Bawn's to look at
 	claims  []byte // of the token in it: a JSON object; nil if there is none
 	body    []byte
+	cert    *x509.Certificate // by which the route's own access was met; nil if it was not
 }
 
 // appendEvent appends the event that API Gateway makes of an HTTP request,
@@ -62,6 +65,9 @@ func appendEvent(b []byte, q *request) []byte {
 	b = appendString(b, host)
 	b = append(b, `,"domainPrefix":`...)
 	b = appendString(b, prefix)
+	if q.cert != nil {
+		b = appendCertificate(b, q.cert)
+	}
 	if len(q.claims) > 0 {
 		b = append(b, `,"authorizer":{"jwt":{"claims":`...)
 		b = append(b, q.claims...)
@@ -130,6 +136,53 @@ func bodySize(h http.Header, body []byte) int {
 		}
 	}
 	return n
+}
+
+// certificate is the one by which the caller of c was let in, or nil.
+func certificate(c *bawn.Call) *x509.Certificate {
+	if !c.Certified {
+		return nil
+	}
+	return c.Certificates[0]
+}
+
+// Bounds of what an event tells of a client certificate; what is longer is left out.
+const (
+	maxCertificateName = 1 << 10
+	maxCertificatePEM  = 8 << 10
+)
+
+// appendCertificate writes who presented a client certificate, as API Gateway does.
+func appendCertificate(b []byte, c *x509.Certificate) []byte {
+	const date = "Jan _2 15:04:05 2006 GMT"
+	short := func(s string, most int) string {
+		if len(s) > most {
+			return ""
+		}
+		return s
+	}
+	var serial strings.Builder
+	for i, d := range c.SerialNumber.Bytes() { // at most 20, or so many as a certificate has room for
+		if i > 0 {
+			serial.WriteByte(':')
+		}
+		const hex = "0123456789abcdef"
+		serial.WriteByte(hex[d>>4])
+		serial.WriteByte(hex[d&15])
+	}
+	b = append(b, `,"authentication":{"clientCert":{"clientCertPem":`...)
+	b = appendString(b, short(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})), maxCertificatePEM))
+	b = append(b, `,"subjectDN":`...)
+	b = appendString(b, short(c.Subject.String(), maxCertificateName))
+	b = append(b, `,"issuerDN":`...)
+	b = appendString(b, short(c.Issuer.String(), maxCertificateName))
+	b = append(b, `,"serialNumber":`...)
+	b = appendString(b, short(serial.String(), maxCertificateName))
+	b = append(b, `,"validity":{"notBefore":`...)
+	b = appendString(b, c.NotBefore.UTC().Format(date))
+	b = append(b, `,"notAfter":`...)
+	b = appendString(b, c.NotAfter.UTC().Format(date))
+	return append(b, "}}}"...)
 }
 
 func appendRouteKey(b []byte, r *bawn.Route) []byte {

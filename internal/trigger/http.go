@@ -148,7 +148,7 @@ func (t *httpTrigger) call(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 		http: r, id: c.ID, trace: c.TraceID, source: c.Source, scheme: scheme,
 		rawPath: rawPath, query: query, route: m.Route, params: m.Params,
 		account: t.cfg.Account, api: m.Version.Function, at: c.At,
-		hideKey: c.Bearer != "" || c.Signed != nil, claims: c.Claims, body: body,
+		hideKey: c.Bearer != "" || c.Signed != nil, claims: c.Claims, body: body, cert: certificate(c),
 	}
 	grown := len(body) * 4 / 3
 	if grown > freeBytes {

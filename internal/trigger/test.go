@@ -86,7 +86,7 @@ func pretend(c *bawn.Call, as string, v *bawn.Version) {
 		c.Trigger = "function"
 		c.Principal = bawn.Principal{Kind: bawn.PrincipalFunction, ID: name + "@1", Name: "function:" + name, Tenant: v.Tenant}
 		c.Origin, c.Chain, c.Hops, c.Caller = key(bawn.RoleInvoker), []bawn.Ref{caller.Ref()}, 1, caller
-	case bawn.AccessJWT, bawn.AccessWebhook:
+	case bawn.AccessJWT, bawn.AccessMTLS, bawn.AccessWebhook:
 		c.Principal = bawn.Met(as, v.Tenant)
 	default:
 		c.Principal = key(bawn.RoleInvoker)
