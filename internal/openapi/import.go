@@ -120,7 +120,7 @@ func (im *importer) verify(text string) error {
 		return err
 	}
 	fn := f.Functions[im.out.Function]
-	if err := fn.ReadSchema(func(path, _ string) ([]byte, error) { return []byte(im.out.Files[path]), nil }); err != nil {
+	if err := fn.ReadFiles(func(path, _ string) ([]byte, error) { return []byte(im.out.Files[path]), nil }); err != nil {
 		return err
 	}
 	_, err = manifest.Compile(im.out.Function, fn)
