@@ -47,7 +47,7 @@ func all(t *testing.T) map[string]*manifest.File {
 			t.Error(err)
 		}
 		for n, spec := range f.Functions {
-			err := spec.ReadSchema(func(path, _ string) ([]byte, error) { return os.ReadFile(filepath.Join(filepath.Dir(name), path)) })
+			err := spec.ReadFiles(func(path, _ string) ([]byte, error) { return os.ReadFile(filepath.Join(filepath.Dir(name), path)) })
 			if err != nil {
 				t.Error(err)
 			}
