@@ -25,19 +25,23 @@ func (b *bench) inspect() error {
 	defer i.Close()
 	i.Need(true)
 	n := 0
-	next := func() *bawn.Request { // no two are alike: nothing is found in a cache
+	next := func(known bool) *bawn.Request { // no two bodies are alike, nor heads unless the client is known
 		n++
 		body := strings.Replace(string(order()), "2b0f1f7e", fmt.Sprintf("%08x", n), 1)
 		body = strings.Replace(body, "number 12", "number "+strconv.Itoa(n), 1)
-		return &bawn.Request{
+		r := &bawn.Request{
 			Method: "POST", Host: "shop.example", Path: "/orders", Proto: "HTTP/1.1", Body: []byte(body),
 			Header: map[string][]string{
 				"User-Agent": {"curl/8.5.0"}, "Accept": {"*/*"}, "Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(body))},
 			},
 		}
+		if !known {
+			r.Header["X-Request-Id"] = []string{strconv.Itoa(n)}
+		}
+		return r
 	}
-	ask := func(held, whole bool) (float64, error) {
-		r := next()
+	ask := func(known, held, whole bool) (float64, error) {
+		r := next(known)
 		began := time.Now()
 		q := waf.Question{Request: r, Level: 1}
 		if whole {
@@ -61,18 +65,21 @@ func (b *bench) inspect() error {
 		return float64(time.Since(began)) / 1e3, err
 	}
 	ways := []struct {
-		name        string
-		held, whole bool
-		p50, p99    []float64
-	}{{name: "with a schema", held: true}, {name: "without a schema"}, {name: "the whole body to the engine", whole: true}}
-	if _, err := ask(false, true); err != nil { // the rules are loaded
+		name               string
+		known, held, whole bool
+		p50, p99           []float64
+	}{
+		{name: "with a schema", held: true}, {name: "without a schema"}, {name: "the whole body to the engine", whole: true},
+		{name: "with a schema, and a head that was seen before", held: true, known: true},
+	}
+	if _, err := ask(false, false, true); err != nil { // the rules are loaded
 		return err
 	}
 	for range b.rounds {
 		for w := range ways {
 			var each []float64
 			for began := time.Now(); time.Since(began) < time.Second || len(each) < 50; {
-				us, err := ask(ways[w].held, ways[w].whole)
+				us, err := ask(ways[w].known, ways[w].held, ways[w].whole)
 				if err != nil {
 					return err
 				}

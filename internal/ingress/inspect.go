@@ -63,14 +63,23 @@ func (g *Gate) checkInspect(ctx context.Context, c *bawn.Call, a *Admission) err
 	if lets {
 		outcome = "allow"
 	}
-	if lost := g.found(ctx, c, a.Version, in, found, outcome, reasonOf(err)); lost != nil {
+	note, lost := g.found(ctx, c, a.Version, in, found, outcome, reasonOf(err))
+	switch {
+	case lost != nil:
 		return lost
-	}
-	if lets {
+	case lets:
 		return nil
+	case note != "" && errors.Is(err, errAttack):
+		return &bawn.Error{Code: errAttack.Code, Op: errAttack.Op, Message: errAttack.Message, Err: &Attack{note}}
 	}
 	return err
 }
+
+// An Attack is behind the error of an inspection that was recorded.
+type Attack struct{ Note string } // for the log of the function, never for the caller
+
+// Error tells nothing of what was found.
+func (*Attack) Error() string { return "an inspection found something" }
 
 // tryInspect is checkInspect for a test, of which nothing is recorded.
 func (g *Gate) tryInspect(ctx context.Context, c *bawn.Call, a *Admission) error {
@@ -168,6 +177,9 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document, held bool)
 			q.Leaves = appendText(q.Leaves, text)
 		}
 	default:
+		if _, labelled := r.Header["Content-Type"]; !labelled {
+			q.Body = r.Body // a rule finds that there is one
+		}
 		read = false
 	}
 	if d == nil && !read || odd != nil { // the engine leaves it alone, and the function need not
@@ -323,14 +335,15 @@ func outside(body, boundary string) []string {
 }
 
 // found records what an inspection has found, with the line of the manifest that
-// lets it through.
-func (g *Gate) found(ctx context.Context, c *bawn.Call, v *bawn.Version, in *bawn.Inspection, rules []int, outcome, reason string) error {
+// lets it through. note is the same for the function's log; it is empty if there is
+// no record, since there have been so many.
+func (g *Gate) found(ctx context.Context, c *bawn.Call, v *bawn.Version, in *bawn.Inspection, rules []int, outcome, reason string) (note string, err error) {
 	// What is let through has a record anyway, however many there are.
 	left := 0
 	if outcome == "deny" {
 		var ok bool
 		if left, ok = g.findings.take(v.Tenant+"/"+v.Function, g.cfg.Now()); !ok {
-			return nil
+			return "", nil
 		}
 	}
 	r := bawn.Record{
@@ -350,7 +363,17 @@ func (g *Gate) found(ctx context.Context, c *bawn.Call, v *bawn.Version, in *baw
 	if left > 0 {
 		r.Detail["leftOut"] = strconv.Itoa(left)
 	}
-	return g.cfg.Record(context.WithoutCancel(ctx), r)
+	note = "a request was refused: " + reason
+	if len(rules) > 0 {
+		note += ", by the rules " + r.Detail["rules"]
+	}
+	if line := r.Detail["manifest"]; line != "" {
+		note += "; if it is none: " + line
+	}
+	if left > 0 {
+		note += "; " + r.Detail["leftOut"] + " more were refused before it"
+	}
+	return note, g.cfg.Record(context.WithoutCancel(ctx), r)
 }
 
 // exclusions returns what would have to be excluded so that rules do not match.

@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -182,10 +183,16 @@ func TestD4Trials(t *testing.T) {
 func TestD4RecordsAreBounded(t *testing.T) {
 	w := newWorld(t)
 	byRoute, _ := wall(t, w, "shop", &bawn.Inspection{Mode: "block", Level: 1})
+	var notes []string
 	flood := func(n int) {
 		for range n {
-			if _, err := w.gate.Admit(t.Context(), byRoute(sqlInjection)); bawn.ErrorCode(err) != bawn.CodeDenied {
+			_, err := w.gate.Admit(t.Context(), byRoute(sqlInjection))
+			if bawn.ErrorCode(err) != bawn.CodeDenied {
 				t.Fatal(err)
+			}
+			var attack *Attack
+			if errors.As(err, &attack) {
+				notes = append(notes, attack.Note)
 			}
 		}
 	}
@@ -202,6 +209,10 @@ func TestD4RecordsAreBounded(t *testing.T) {
 	}
 	if left != "7" {
 		t.Errorf("%q are said to be left out", left)
+	}
+	if len(notes) != inspectRecords+1 || !strings.Contains(notes[0], "942100") || !strings.Contains(notes[0], "inspect: {mode: block, level: 1, exclude: [") ||
+		!strings.Contains(notes[inspectRecords], "7 more") || strings.Contains(fmt.Sprint(notes), "OR 1=1") {
+		t.Errorf("the owner reads %q", notes)
 	}
 }
 

@@ -168,6 +168,9 @@ func (i *Invoker) admit(ctx context.Context, c *bawn.Call, began time.Time) (*in
 		return admission, nil
 	}
 	i.explain(c, err)
+	if attack := (*ingress.Attack)(nil); errors.As(err, &attack) {
+		i.Note(c, attack.Note)
+	}
 	i.cfg.Observe(Observation{Call: c, Err: err, Duration: time.Since(began)})
 	return nil, err
 }
