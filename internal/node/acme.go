@@ -213,9 +213,10 @@ func (a *acmeCerts) fact(name, problem string, now time.Time) bawn.Capability {
 }
 
 // openACME begins to ask an authority for certificates, of every domain and of the
-// names that the operator gave. That the authority is down stops nothing.
-func (n *Node) openACME(changes *control.Control, next certificates, public, plain net.Listener) error {
-	c := acmeConfig{data: n.cfg.Data, directory: cmp.Or(n.cfg.ACMEDirectory, DefaultACME), email: n.cfg.ACMEEmail, https: portOf(public), host: hostOfListener(public)}
+// names that the operator gave. That the authority is down stops nothing. data is the
+// data directory as the server reaches it, which may be by another path than root's.
+func (n *Node) openACME(changes *control.Control, data string, next certificates, public, plain net.Listener) error {
+	c := acmeConfig{data: data, directory: cmp.Or(n.cfg.ACMEDirectory, DefaultACME), email: n.cfg.ACMEEmail, https: portOf(public), host: hostOfListener(public)}
 	if plain != nil {
 		c.http = portOf(plain)
 	}

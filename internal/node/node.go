@@ -358,7 +358,7 @@ func Open(ctx context.Context, cfg Config) (node *Node, err error) {
 		n.onClose("certificates", func(context.Context) error { <-following; return nil })
 	}
 	if cfg.ACMEAgree {
-		if err := n.openACME(changes, publicCert, public, http1); err != nil {
+		if err := n.openACME(changes, data, publicCert, public, http1); err != nil {
 			return nil, err
 		}
 		publicCert = n.acme
