@@ -26,7 +26,7 @@ func TestH3BudgetEnds(t *testing.T) {
 	n.MustDeploy("shop", map[string]any{
 		"runtime": string(runtime), "handler": "app.handler",
 		"ingress": map[string]any{
-			"http":   []map[string]any{{"method": "GET", "path": "/shop", "access": map[string]any{"public": map[string]any{"reason": "test", "until": "2099-01-01"}}}},
+			"http":   []map[string]any{{"method": "GET", "path": "/shop", "access": map[string]any{"public": map[string]any{"reason": "test", "until": "2099-01-01"}}, "input": "none"}},
 			"budget": map[string]any{"calls": "5/day", "anonymous": "2/day", "cpu": "3600s/day"},
 		},
 	}, map[string]string{"app.py": "def handler(event, context):\n    return {'statusCode': 200, 'body': str(sum(range(100000)))}\n"})
