@@ -23,7 +23,11 @@ const (
 
 // A Refusal is behind the error of a check that looks at what a call brings. It
 // says by which control, for a perimeter's tests.
-type Refusal struct{ Control string }
+type Refusal struct {
+	Control string
+	Note    string        // for the owner's log; "" where there have been many
+	Version *bawn.Version // whose log that is; nil without a note
+}
 
 // Error names the control.
 func (r *Refusal) Error() string { return "control " + r.Control }
@@ -51,7 +55,11 @@ func wrongInput(control, fix, format string, args ...any) *misfit {
 }
 
 func (m *misfit) err() error {
-	return bawn.Wrap(&Refusal{m.control}, m.code, "admit", "%s", m.message).WithFix("%s", m.fix)
+	return m.refusal(&Refusal{Control: m.control})
+}
+
+func (m *misfit) refusal(r *Refusal) error {
+	return bawn.Wrap(r, m.code, "admit", "%s", m.message).WithFix("%s", m.fix)
 }
 
 // checkInput holds the request or the event against what the manifest says of it:
@@ -61,6 +69,7 @@ func (g *Gate) checkInput(ctx context.Context, c *bawn.Call, a *Admission) error
 	if m == nil {
 		return nil
 	}
+	why := &Refusal{Control: m.control}
 	if left, ok := g.unfit.take(c.Target.Tenant+"."+c.Target.Function, g.cfg.Now(), inputBurst, inputRate); ok {
 		r := g.refusal(c, a, c.Principal, m.control, m.message)
 		if left > 0 || m.allow != "" {
@@ -74,12 +83,19 @@ func (g *Gate) checkInput(ctx context.Context, c *bawn.Call, a *Admission) error
 				r.Detail["allow"] = m.allow
 			}
 		}
+		why.Version, why.Note = a.Version, "an event was refused: "+m.message
+		if c.Route != nil {
+			why.Note = "what came by " + c.Route.String() + " was refused: " + m.message
+		}
+		if left > 0 {
+			why.Note += fmt.Sprintf(" (and %d before it that are not told)", left)
+		}
 		// Who hangs up must not be able to leave no trace.
 		if err := g.cfg.Record(context.WithoutCancel(ctx), r); err != nil {
 			return err
 		}
 	}
-	return m.err()
+	return m.refusal(why)
 }
 
 // takes decides what checkInput does, and leaves in a what was read.

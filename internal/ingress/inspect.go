@@ -70,16 +70,10 @@ func (g *Gate) checkInspect(ctx context.Context, c *bawn.Call, a *Admission) err
 	case lets:
 		return nil
 	case note != "" && errors.Is(err, errAttack):
-		return &bawn.Error{Code: errAttack.Code, Op: errAttack.Op, Message: errAttack.Message, Err: &Attack{note}}
+		return &bawn.Error{Code: errAttack.Code, Op: errAttack.Op, Message: errAttack.Message, Err: &Refusal{Control: "D4", Note: note, Version: a.Version}}
 	}
 	return err
 }
-
-// An Attack is behind the error of an inspection that was recorded.
-type Attack struct{ Note string } // for the log of the function, never for the caller
-
-// Error tells nothing of what was found.
-func (*Attack) Error() string { return "an inspection found something" }
 
 // tryInspect is checkInspect for a test, of which nothing is recorded.
 func (g *Gate) tryInspect(ctx context.Context, c *bawn.Call, a *Admission) error {

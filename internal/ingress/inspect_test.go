@@ -190,7 +190,7 @@ func TestD4RecordsAreBounded(t *testing.T) {
 			if bawn.ErrorCode(err) != bawn.CodeDenied {
 				t.Fatal(err)
 			}
-			var attack *Attack
+			var attack *Refusal
 			if errors.As(err, &attack) {
 				notes = append(notes, attack.Note)
 			}

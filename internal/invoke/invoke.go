@@ -168,11 +168,21 @@ func (i *Invoker) admit(ctx context.Context, c *bawn.Call, began time.Time) (*in
 		return admission, nil
 	}
 	i.explain(c, err)
-	if attack := (*ingress.Attack)(nil); errors.As(err, &attack) {
-		i.Note(c, attack.Note)
-	}
+	i.tell(c, err)
 	i.cfg.Observe(Observation{Call: c, Err: err, Duration: time.Since(began)})
 	return nil, err
+}
+
+// tell notes in a function's log why what came was refused.
+func (i *Invoker) tell(c *bawn.Call, err error) {
+	var r *ingress.Refusal
+	if !errors.As(err, &r) || r.Note == "" {
+		return
+	}
+	i.cfg.Log(bawn.LogLine{
+		Time: time.Now(), Tenant: r.Version.Tenant, Function: r.Version.Function, Version: r.Version.Number, Invocation: c.ID, Platform: true,
+		Text: "bawn: " + r.Note,
+	}, r.Version.Perimeter.Evidence.LogRetention)
 }
 
 // explain tells the owner of a function whose call of another was refused what
