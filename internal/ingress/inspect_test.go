@@ -90,8 +90,9 @@ func TestD4EveryTrigger(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if want == bawn.CodeDenied && strings.ContainsAny(err.Error(), "0123456789<'") {
-			t.Errorf("%s: the caller reads %q", name, err)
+		var e *bawn.Error
+		if want == bawn.CodeDenied && errors.As(err, &e) && strings.ContainsAny(e.Message+e.Fix, "0123456789<'") {
+			t.Errorf("%s: the caller reads %q, %q", name, e.Message, e.Fix)
 		}
 	}
 	for _, c := range []*bawn.Call{byRoute(`{"name": "Ada"}`), byRoute(""), byName(`{"name": "Ada", "n": 1e3}`), byName(`"Ada"`), byName(``)} {
