@@ -90,6 +90,7 @@ var wallChecks = []struct{ name, does string }{
 	{"loop", "the signed count of hops"},
 	{"authenticate", "an API key"},
 	{"known", "may the caller know the name"},
+	{"breaker", "does the function fail at every call"},
 	{"rate", "the function's rate, for each caller"},
 	{"authorize", "Cedar, and the decision in the audit log"},
 	{"share", "calls at one time"},
