@@ -124,6 +124,7 @@ github.com/aws/aws-lambda-go/: any
 github.com/aws/aws-sdk-go-v2/: bawntest internal/identity
 github.com/aws/smithy-go: bawntest
 github.com/go-jose/: bawntest internal/identity
+golang.org/x/net/: internal/node
 golang.org/x/sys/: any
 github.com/jackc/pgx/: internal/egress
 gvisor.dev/: internal/sandbox/
