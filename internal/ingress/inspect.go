@@ -171,8 +171,10 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document, held bool)
 			q.Leaves = appendText(q.Leaves, text)
 		}
 	default:
-		if _, labelled := r.Header["Content-Type"]; !labelled {
-			q.Body = r.Body // a rule finds that there is one
+		// A rule finds that there is one. What is JSON it would take for a form with
+		// an odd name, and refuse.
+		if _, labelled := r.Header["Content-Type"]; !labelled && d == nil {
+			q.Body = r.Body
 		}
 		read = false
 	}
