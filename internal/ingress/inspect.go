@@ -171,9 +171,10 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document, held bool)
 			q.Leaves = appendText(q.Leaves, text)
 		}
 	default:
-		// A rule finds that there is one. What is JSON it would take for a form with
-		// an odd name, and refuse.
-		if _, labelled := r.Header["Content-Type"]; !labelled && d == nil {
+		// A rule finds that there is one. What is JSON the engine takes for a form with
+		// an odd name besides, and at the first level an ordinary client would be
+		// refused for it.
+		if _, labelled := r.Header["Content-Type"]; !labelled && (d == nil || q.Level > 1) {
 			q.Body = r.Body
 		}
 		read = false
