@@ -18,7 +18,8 @@ const (
 	// would be found in texts that have nothing to do with it.
 	MinRedact = 6
 	// Redacted stands where a value was, unless that was within base64 or hex digits:
-	// there as many letters, or zeros, are put, and what was well formed remains so.
+	// there as many letters, or digits (zeros, where no value is zeros), are put, and
+	// what was well formed remains so.
 	Redacted = "[secret]"
 
 	minLine    = 16 // bytes of a line of a value that is looked for by itself
@@ -48,6 +49,7 @@ type Redactor struct {
 	longest int64            // value, in bytes
 	space   bool             // whether a value has a space, which forms write as +
 	marker  string
+	digit   byte      // in place of hex digits
 	idle    sync.Pool // of *scan
 }
 
@@ -91,7 +93,7 @@ func NewRedactor(values [][]byte) *Redactor {
 		r.space = r.space || bytes.IndexByte(v, ' ') >= 0
 	}
 	r.link()
-	r.marker = marker(all)
+	r.marker, r.digit = marker(all), digit(all)
 	r.idle.New = func() any { return newScan(r) }
 	return r
 }
@@ -113,6 +115,23 @@ next:
 			}
 		}
 		return m
+	}
+	return all[0]
+}
+
+// digit returns the hex digit that is no value where it is repeated, neither as it is
+// nor decoded: zeros in the place of a value of zero bytes would be that value.
+func digit(values [][]byte) byte {
+	const all = "0123456789abcdef"
+next:
+	for i := range all {
+		for _, v := range values {
+			first := v[0]
+			if (first == all[i] || first == byte(i<<4|i)) && bytes.Count(v, v[:1]) == len(v) {
+				continue next
+			}
+		}
+		return all[i]
 	}
 	return all[0]
 }
@@ -532,7 +551,7 @@ func (s *scan) emit(dst, text []byte, hold int64) []byte {
 				case classes[b]&inBase64 == 0: // a line break or a separator
 					dst = append(dst, b)
 				case s.kind == hexText:
-					dst = append(dst, '0')
+					dst = append(dst, s.r.digit)
 				default:
 					dst = append(dst, filler[s.filled%len(filler)])
 					s.filled++
