@@ -179,10 +179,16 @@ func (i *Invoker) tell(c *bawn.Call, err error) {
 	if !errors.As(err, &r) || r.Note == "" {
 		return
 	}
+	i.note(r.Version, c.ID, r.Note)
+}
+
+// note writes a line of Bawn's own into the log of v's function: text about an
+// invocation.
+func (i *Invoker) note(v *bawn.Version, invocation, text string) {
 	i.cfg.Log(bawn.LogLine{
-		Time: time.Now(), Tenant: r.Version.Tenant, Function: r.Version.Function, Version: r.Version.Number, Invocation: c.ID, Platform: true,
-		Text: "bawn: " + r.Note,
-	}, r.Version.Perimeter.Evidence.LogRetention)
+		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: invocation, Platform: true,
+		Text: "bawn: " + text,
+	}, v.Perimeter.Evidence.LogRetention)
 }
 
 // explain tells the owner of a function whose call of another was refused what
@@ -207,10 +213,7 @@ func (i *Invoker) explain(c *bawn.Call, err error) {
 		}
 	}
 	i.cfg.Gate.Stopped(c, text)
-	i.cfg.Log(bawn.LogLine{
-		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: c.Parent, Platform: true,
-		Text: "bawn: " + what + " was refused: " + text,
-	}, v.Perimeter.Evidence.LogRetention)
+	i.note(v, c.Parent, what+" was refused: "+text)
 }
 
 // Looped reports whether err says that functions have called each other too
@@ -248,15 +251,10 @@ func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 		r, err = nil, e
 	}
 	if note != "" {
-		s.cfg.Log(bawn.LogLine{
-			Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: s.call.ID, Platform: true, Text: "bawn: " + note,
-		}, v.Perimeter.Evidence.LogRetention)
+		s.note(v, s.call.ID, note)
 	}
 	if refusal := refused(err); refusal != nil {
-		s.cfg.Log(bawn.LogLine{
-			Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number, Invocation: s.call.ID, Platform: true,
-			Text: "bawn: the answer was stopped on its way out: " + refusal.Error(),
-		}, v.Perimeter.Evidence.LogRetention)
+		s.note(v, s.call.ID, "the answer was stopped on its way out: "+refusal.Error())
 	}
 	rec := s.outcome(r, u, err)
 	e = s.admission.Charge(s.ran, func(charge string) error {
@@ -348,10 +346,7 @@ func (i *Invoker) Note(c *bawn.Call, text string) {
 	if v == nil {
 		return // removed in between
 	}
-	i.cfg.Log(bawn.LogLine{
-		Time: time.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,
-		Invocation: c.ID, Platform: true, Text: "bawn: " + text,
-	}, v.Perimeter.Evidence.LogRetention)
+	i.note(v, c.ID, text)
 }
 
 // A stream ends the story when the answer does.
