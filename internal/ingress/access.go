@@ -100,6 +100,5 @@ func (g *Gate) deliver(ctx context.Context, c *bawn.Call, a *Admission) (bawn.Pr
 		return bawn.Principal{}, err
 	}
 	a.claim = claim
-	a.held = append(a.held, func(bawn.Usage) { claim.Drop() })
 	return p, nil
 }

@@ -211,26 +211,27 @@ type Admission struct {
 	lane     int                // among the function's breakers; see checkBreaker
 	probe    bool               // it was let through to find out whether the function works again
 	claim    *identity.Claim    // what is accepted once the call is; nil if nothing is
-	held     []func(bawn.Usage) // what ends when the call does, or when a later check refuses it
 	budget   *meter.Reservation // what the call holds; nil if nothing is counted
 }
 
 // Settle gives back what the call held. It is called once, when the call is
 // over.
-func (a *Admission) Settle(u bawn.Usage) {
+func (a *Admission) Settle() {
 	if !a.settled {
 		a.settled = true
 		a.gate.running.Add(-1)
-		a.release(u)
+		a.release()
 	}
 }
 
-// release gives back what checks took for the call.
-func (a *Admission) release(u bawn.Usage) {
-	for _, end := range a.held {
-		end(u)
+// release gives back what checks took for the call. It may be called again.
+func (a *Admission) release() {
+	if a.claim != nil {
+		a.claim.Drop()
 	}
-	a.held = nil
+	if a.budget != nil {
+		a.budget.Cancel()
+	}
 	a.untried()
 	a.leave()
 }
@@ -282,7 +283,7 @@ func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 		}
 		if err := checks[i].run(g, ctx, c, a); err != nil {
 			g.counts[i].Add(1)
-			a.release(bawn.Usage{})
+			a.release()
 			return nil, err
 		}
 		if g.cfg.Timed != nil {
@@ -292,7 +293,7 @@ func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 	// Last: what was refused for another reason may come again.
 	if a.claim != nil {
 		if err := a.claim.Take(ctx); err != nil {
-			a.release(bawn.Usage{})
+			a.release()
 			return nil, err
 		}
 	}

@@ -37,7 +37,7 @@ func (b *brittle) call(t testing.TB, source, bearer string, cause bawn.Code) err
 	}
 	_, err = a.Ended(context.Background(), c, cause)
 	check1(t, err)
-	a.Settle(bawn.Usage{})
+	a.Settle()
 	return nil
 }
 
@@ -173,7 +173,7 @@ func TestH8BreakerEdges(t *testing.T) {
 	a, err := b.gate.Admit(ctx, c)
 	check1(t, err)
 	wantCode(t, b.call(t, "192.0.2.1", "", ""), bawn.CodeUnavailable) // one at a time
-	a.Settle(bawn.Usage{})                                            // as of a call that was not run
+	a.Settle()                                                        // as of a call that was not run
 	check1(t, b.call(t, "192.0.2.1", "", bawn.CodeFunctionError))
 	wantCode(t, b.call(t, "192.0.2.1", "", ""), bawn.CodeUnavailable)
 
@@ -205,7 +205,7 @@ func admitted(t testing.TB, l *bawn.Limits) func() {
 		}
 		_, err := a.Ended(ctx, c, "")
 		check1(t, err)
-		a.release(bawn.Usage{})
+		a.release()
 	}
 }
 

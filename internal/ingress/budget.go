@@ -49,7 +49,6 @@ func (g *Gate) checkBudget(ctx context.Context, c *bawn.Call, a *Admission) erro
 		return err
 	}
 	a.budget = r
-	a.held = append(a.held, func(bawn.Usage) { r.Cancel() })
 	return nil
 }
 

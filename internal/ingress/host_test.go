@@ -89,7 +89,7 @@ func TestRouteIsFoundAgainByItsHosts(t *testing.T) {
 			t.Errorf("%s: %v, want %q", host, err, want)
 		}
 		if a != nil {
-			a.Settle(bawn.Usage{})
+			a.Settle()
 		}
 	}
 }

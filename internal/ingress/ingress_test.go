@@ -209,8 +209,8 @@ func TestChecks(t *testing.T) {
 				if a.Version == nil || test.call.Principal.Kind == "" || w.gate.Running() != 1 {
 					t.Errorf("admission %+v, principal %v, running %d", a, test.call.Principal, w.gate.Running())
 				}
-				a.Settle(bawn.Usage{})
-				a.Settle(bawn.Usage{})
+				a.Settle()
+				a.Settle()
 				if w.gate.Running() != 0 {
 					t.Errorf("%d running after Settle", w.gate.Running())
 				}
@@ -488,7 +488,7 @@ func BenchmarkAdmit(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		a.Settle(bawn.Usage{})
+		a.Settle()
 	}
 }
 
@@ -537,7 +537,7 @@ func TestHeldKeyLearnsNoNames(t *testing.T) {
 	if a, err := w.gate.Admit(t.Context(), byName("mine", key)); err != nil {
 		t.Error(err)
 	} else {
-		a.Settle(bawn.Usage{})
+		a.Settle()
 	}
 }
 
@@ -596,7 +596,7 @@ func TestA7OtherVersionsAreNoWayIn(t *testing.T) {
 		c.Target.Qualifier = fmt.Sprint(n)
 		a, err := w.gate.Admit(t.Context(), c)
 		if err == nil {
-			a.Settle(bawn.Usage{})
+			a.Settle()
 		}
 		return err
 	}

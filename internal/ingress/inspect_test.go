@@ -101,7 +101,7 @@ func TestD4EveryTrigger(t *testing.T) {
 			t.Errorf("%q %v: %v", c.Event, c.Request, err)
 			continue
 		}
-		a.Settle(bawn.Usage{})
+		a.Settle()
 	}
 	found := w.findings(t, "shop")
 	if len(found) == 0 || found[0].Outcome != "deny" {
@@ -125,7 +125,7 @@ func TestD4Modes(t *testing.T) {
 		t.Helper()
 		a, err := w.gate.Admit(t.Context(), c)
 		check1(t, err)
-		a.Settle(bawn.Usage{})
+		a.Settle()
 	}
 	if w.gate.waf.Loaded() {
 		t.Error("the rules are loaded though nobody needs them")
@@ -391,7 +391,7 @@ func TestD4NothingIsPassedOver(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		a.Settle(bawn.Usage{})
+		a.Settle()
 	}
 }
 
@@ -412,7 +412,7 @@ func TestD4OnlyWhatIsFree(t *testing.T) {
 	} {
 		a, err := w.gate.Admit(t.Context(), byRoute(body))
 		if err == nil {
-			a.Settle(bawn.Usage{})
+			a.Settle()
 		}
 		if err != nil && bawn.ErrorCode(err) != want || err == nil && want != "" {
 			t.Errorf("%s: %v, want %q", body, err, want)
@@ -422,5 +422,5 @@ func TestD4OnlyWhatIsFree(t *testing.T) {
 	form.Request.Header["Content-Type"] = []string{"application/x-www-form-urlencoded"}
 	a, err := w.gate.Admit(t.Context(), form)
 	check1(t, err)
-	a.Settle(bawn.Usage{})
+	a.Settle()
 }

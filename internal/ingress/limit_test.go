@@ -88,7 +88,7 @@ func TestH1Rates(t *testing.T) {
 				c.Source = sources[n%len(sources)]
 				a, err := w.gate.Admit(context.Background(), c)
 				if err == nil {
-					a.Settle(bawn.Usage{})
+					a.Settle()
 					mu.Lock()
 					in[c.Source]++
 					in[""]++
@@ -201,7 +201,7 @@ func TestH1RefusedCostsNothing(t *testing.T) {
 		c.Source = source
 		a, err := w.gate.Admit(ctx, c)
 		if err == nil {
-			a.Settle(bawn.Usage{})
+			a.Settle()
 		}
 		return err
 	}
@@ -267,7 +267,7 @@ func TestH1TenantRate(t *testing.T) {
 		for _, path := range []string{"/a", "/b", "/c"} {
 			a, err := w.gate.Admit(context.Background(), w.byRoute(t, "GET", path, ""))
 			if err == nil {
-				a.Settle(bawn.Usage{})
+				a.Settle()
 				in[path]++
 			}
 		}
@@ -287,7 +287,7 @@ func TestH1RouteRate(t *testing.T) {
 		for _, path := range []string{"/a", "/b"} {
 			c := w.byRoute(t, "GET", path, "")
 			if a, err := w.gate.Admit(context.Background(), c); err == nil {
-				a.Settle(bawn.Usage{})
+				a.Settle()
 				in[path]++
 			} else if c.Rate.Name != "route" {
 				t.Errorf("%+v", c.Rate)

@@ -112,7 +112,7 @@ func TestH5CallWithoutTrace(t *testing.T) {
 	c := byName("f", w.key(t, "main", bawn.RoleInvoker))
 	a, err := w.gate.Admit(context.Background(), c)
 	check1(t, err)
-	a.Settle(bawn.Usage{})
+	a.Settle()
 	if !strings.Contains(c.TraceID, ";Bawn=1.00.") {
 		t.Errorf("%q", c.TraceID)
 	}

@@ -60,7 +60,7 @@ func TestH8RoomByPriority(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	for _, a := range in {
-		a.Settle(bawn.Usage{})
+		a.Settle()
 	}
 	s := w.gate.limits.of("main", "shop")
 	if s.running != 0 || len(s.by) != 0 || w.gate.Running() != 0 {
@@ -72,7 +72,7 @@ func TestH8RoomByPriority(t *testing.T) {
 	wantCode(t, err, bawn.CodeUnavailable)
 	a, err := w.gate.Admit(ctx, w.byRoute(t, "GET", "/open", w.key(t, "main", bawn.RoleInvoker)))
 	check1(t, err)
-	a.Settle(bawn.Usage{})
+	a.Settle()
 	w.gate.running.Store(0)
 	w.gate.Close()
 }
@@ -91,8 +91,8 @@ func TestH2RefusedLeaves(t *testing.T) {
 	if s.running != 1 {
 		t.Errorf("%d calls are counted", s.running)
 	}
-	a.release(bawn.Usage{})
-	a.release(bawn.Usage{})
+	a.release()
+	a.release()
 	if s.running != 0 || len(s.by) != 0 {
 		t.Errorf("left behind: %d, %v", s.running, s.by)
 	}

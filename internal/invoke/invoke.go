@@ -263,7 +263,7 @@ func (s *story) end(ctx context.Context, r *bawn.Result, err error) error {
 		}
 		return s.cfg.Evidence.Append(context.WithoutCancel(ctx), rec)
 	})
-	s.admission.Settle(u)
+	s.admission.Settle()
 	if e != nil && err == nil {
 		r, err = nil, e
 	}
