@@ -76,7 +76,7 @@ type Gate struct {
 	index    *index
 	damaged  damage
 	stop     func()
-	loops    pace
+	loops    told  // of refusals of loops that come from outside
 	unfit    paces // records of what does not fit
 	schemas  schema.Cache
 	draining atomic.Bool
@@ -84,7 +84,6 @@ type Gate struct {
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
 	trials   trials
 	waf      *waf.Inspector
-	findings findings
 	limits   limits
 	macs     sync.Pool // of hash.Hash keyed with Config.Hops, since keying costs as much as one trace
 }

@@ -194,7 +194,7 @@ func (a *Admission) Ended(ctx context.Context, c *bawn.Call, cause bawn.Code) (n
 // breaks records that a lane is shut or open again, unless that happens too often.
 func (g *Gate) breaks(ctx context.Context, c *bawn.Call, a *Admission, outcome, reason string) (note string, err error) {
 	now := g.cfg.Now()
-	left, ok := a.standing.turned.take(now)
+	left, ok := a.standing.turned.take(now, curbRecords)
 	if !ok {
 		return "", nil
 	}

@@ -2,7 +2,6 @@ package ingress
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -12,8 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"bawn.dev/bawn"
 	"bawn.dev/bawn/internal/ingress/waf"
@@ -21,9 +18,8 @@ import (
 )
 
 const (
-	inspectRecords = 10   // of refusals a second, of one function; the rest are counted
-	maxFindings    = 4096 // functions that are told apart for that
-	maxToldRules   = 64   // in a record
+	inspectRecords = 10 // of refusals a second, of one function; the rest are counted
+	maxToldRules   = 64 // in a record
 )
 
 // inspection returns how the call's text is searched; nil if it is not.
@@ -63,7 +59,7 @@ func (g *Gate) checkInspect(ctx context.Context, c *bawn.Call, a *Admission) err
 	if lets {
 		outcome = "allow"
 	}
-	note, lost := g.found(ctx, c, a.Version, in, found, outcome, reasonOf(err))
+	note, lost := g.found(ctx, c, a, in, found, outcome, reasonOf(err))
 	switch {
 	case lost != nil:
 		return lost
@@ -334,15 +330,16 @@ func outside(body, boundary string) []string {
 // found records what an inspection has found, with the line of the manifest that
 // lets it through. note is the same for the function's log; it is empty if there is
 // no record, since there have been so many.
-func (g *Gate) found(ctx context.Context, c *bawn.Call, v *bawn.Version, in *bawn.Inspection, rules []int, outcome, reason string) (note string, err error) {
+func (g *Gate) found(ctx context.Context, c *bawn.Call, a *Admission, in *bawn.Inspection, rules []int, outcome, reason string) (note string, err error) {
 	// What is let through has a record anyway, however many there are.
 	left := 0
 	if outcome == "deny" {
 		var ok bool
-		if left, ok = g.findings.take(v.Tenant+"/"+v.Function, g.cfg.Now()); !ok {
+		if left, ok = a.standing.found.take(g.cfg.Now(), inspectRecords); !ok {
 			return "", nil
 		}
 	}
+	v := a.Version
 	r := bawn.Record{
 		Kind: bawn.KindDecision, Time: g.cfg.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,
 		Invocation: c.ID, Principal: c.Principal.String(), Source: c.Source,
@@ -410,47 +407,4 @@ func reasonOf(err error) string {
 		return e.Message
 	}
 	return err.Error()
-}
-
-// findings bounds by function what is recorded of inspections. The zero value is
-// ready.
-type findings struct {
-	mu sync.Mutex
-	of map[string]*findingsOf
-}
-
-type findingsOf struct {
-	second      int64
-	count, left int
-}
-
-// take reports whether this one is to be recorded, and how many were not since the
-// last one that was.
-func (f *findings) take(function string, now time.Time) (left int, ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s := now.Unix()
-	o := f.of[function]
-	if o == nil {
-		if f.of == nil {
-			f.of = make(map[string]*findingsOf)
-		}
-		if len(f.of) >= maxFindings {
-			maps.DeleteFunc(f.of, func(_ string, o *findingsOf) bool { return o.left == 0 && o.second != s })
-		}
-		if len(f.of) >= maxFindings {
-			function = "" // those for whom there is no room share one
-		}
-		o = cmp.Or(f.of[function], &findingsOf{})
-		f.of[function] = o
-	}
-	if o.second != s {
-		o.second, o.count = s, 0
-	}
-	if o.count++; o.count > inspectRecords {
-		o.left++
-		return 0, false
-	}
-	left, o.left = o.left, 0
-	return left, true
 }

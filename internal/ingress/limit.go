@@ -55,6 +55,8 @@ type standing struct {
 
 	breakers atomic.Pointer[breakers] // nil as long as no call has failed
 	turned   told                     // of their changes
+
+	found told // of what inspections have refused
 }
 
 func (l *limits) open(cfg *Config) {
@@ -143,14 +145,15 @@ type told struct {
 	left   int
 }
 
-// take reports whether one more is to be told, and how many before it were not.
-func (t *told) take(now time.Time) (left int, ok bool) {
+// take reports whether one more is to be told, of which most are in a second, and
+// how many before it were not.
+func (t *told) take(now time.Time, most int) (left int, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := now.Unix(); t.second != s {
 		t.second, t.count = s, 0
 	}
-	if t.count >= curbRecords {
+	if t.count >= most {
 		t.left++
 		return 0, false
 	}
@@ -223,7 +226,7 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 		e.Err = ErrCrowded
 	}
 	now := g.cfg.Now()
-	left, ok := r.told.take(now)
+	left, ok := r.told.take(now, curbRecords)
 	if !ok {
 		if e.Err = ErrQuiet; r.crowded {
 			e.Err = errCrowdedQuiet

@@ -9,7 +9,6 @@ import (
 	"hash"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"bawn.dev/bawn"
@@ -35,6 +34,10 @@ const (
 	maxTraceBytes = 1024
 	rootLength    = len("Root=1-00000000-000000000000000000000000") - len("Root=")
 )
+
+// loopRecords bounds how many refusals of loops that come from outside are
+// recorded in a second; who calls is not known then.
+const loopRecords = 10
 
 // A trace is what is read of a trace header.
 type trace struct {
@@ -244,7 +247,11 @@ func (g *Gate) checkLoop(ctx context.Context, c *bawn.Call, a *Admission) error 
 		who = bawn.Anonymous() // it is not looked at who calls
 	}
 	reason := "more than " + strconv.Itoa(bawn.MaxHops) + " calls of functions by functions followed from one call"
-	if c.Caller != nil || g.loops.take(g.cfg.Now()) {
+	tell := c.Caller != nil
+	if !tell {
+		_, tell = g.loops.take(g.cfg.Now(), loopRecords)
+	}
+	if tell {
 		if err := g.refused(ctx, c, a, who, "H5", reason); err != nil {
 			return err
 		}
@@ -304,25 +311,4 @@ func chainText(chain []bawn.Ref) string {
 		names[i] = r.Function + "@" + r.Qualifier
 	}
 	return strings.Join(names, " ")
-}
-
-// A pace lets through so many in a second.
-type pace struct {
-	mu     sync.Mutex
-	second int64
-	count  int
-}
-
-// loopRecords bounds how many refusals of loops that come from outside are
-// recorded in a second; who calls is not known then.
-const loopRecords = 10
-
-func (p *pace) take(now time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s := now.Unix(); p.second != s {
-		p.second, p.count = s, 0
-	}
-	p.count++
-	return p.count <= loopRecords
 }
