@@ -339,12 +339,8 @@ func (g *Gate) found(ctx context.Context, c *bawn.Call, a *Admission, in *bawn.I
 			return "", nil
 		}
 	}
-	v := a.Version
-	r := bawn.Record{
-		Kind: bawn.KindDecision, Time: g.cfg.Now(), Tenant: v.Tenant, Function: v.Function, Version: v.Number,
-		Invocation: c.ID, Principal: c.Principal.String(), Source: c.Source,
-		Action: "invoke", Outcome: outcome, Reason: reason, Control: "D4", Detail: Lineage(c),
-	}
+	r := g.refusal(c, a, c.Principal, "D4", reason)
+	r.Outcome = outcome
 	if r.Detail == nil {
 		r.Detail = make(map[string]string, 3)
 	}

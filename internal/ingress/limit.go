@@ -1,6 +1,7 @@
 package ingress
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -225,8 +226,7 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 	if r.crowded {
 		e.Err = ErrCrowded
 	}
-	now := g.cfg.Now()
-	left, ok := r.told.take(now, curbRecords)
+	left, ok := r.told.take(g.cfg.Now(), curbRecords)
 	if !ok {
 		if e.Err = ErrQuiet; r.crowded {
 			e.Err = errCrowdedQuiet
@@ -237,17 +237,8 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 	if who.Kind == "" {
 		who = bawn.Anonymous()
 	}
-	rec := bawn.Record{
-		Kind: bawn.KindDecision, Time: now, Tenant: c.Target.Tenant, Function: c.Target.Function,
-		Invocation: c.ID, Principal: who.String(), Source: c.Source,
-		Action: "invoke", Outcome: "deny", Reason: r.reason, Control: r.control, Detail: Lineage(c),
-	}
-	if rec.Tenant == "" {
-		rec.Tenant = bawn.DefaultTenant
-	}
-	if a.Version != nil {
-		rec.Version = a.Version.Number
-	}
+	rec := g.refusal(c, a, who, r.control, r.reason)
+	rec.Tenant = cmp.Or(rec.Tenant, bawn.DefaultTenant)
 	if rec.Detail == nil {
 		rec.Detail = make(map[string]string, 2)
 	}
