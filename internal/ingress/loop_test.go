@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -120,6 +121,35 @@ func TestH5CallWithoutTrace(t *testing.T) {
 	c.Hops = bawn.MaxHops + 1
 	if _, err = w.gate.Admit(context.Background(), c); bawn.ErrorCode(err) != bawn.CodeDenied || c.Principal.Kind != "" {
 		t.Errorf("%v, asked who calls: %v", err, c.Principal)
+	}
+}
+
+// H5: of a flood of loops from outside few are recorded, whatever they call; of
+// those whose caller is known, all.
+func TestH5RecordsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	v := w.deploy(t, "main", "f")
+	loop := func(n int, caller *bawn.Version) {
+		for i := range n {
+			c := byName([]string{"f", "g"}[i%2], "")
+			c.Hops, c.Caller = bawn.MaxHops+1, caller
+			if _, err := w.gate.Admit(context.Background(), c); !errors.Is(err, ErrLoop) {
+				t.Fatal(err)
+			}
+		}
+	}
+	recorded := func() int {
+		return len(w.records(t, func(r *bawn.Record) bool { return r.Control == "H5" }))
+	}
+	loop(loopRecords+7, nil)
+	if n := recorded(); n != loopRecords {
+		t.Errorf("%d records", n)
+	}
+	w.now = w.now.Add(time.Second)
+	loop(1, nil)
+	loop(loopRecords+7, v)
+	if n := recorded(); n != 2*loopRecords+8 {
+		t.Errorf("%d records in the end", n)
 	}
 }
 
