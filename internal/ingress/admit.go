@@ -204,6 +204,7 @@ type Admission struct {
 	refusal  error              // why the credential was refused
 	document *schema.Document   // the body or the event as JSON, if a check has read it
 	settled  bool
+	refuses  int                // the check that says no, if it is not the one that is run; 0 if it is
 	standing *standing          // of the function
 	caller   uint64             // who calls, as it is counted there
 	shares   bool               // it is counted there
@@ -237,13 +238,10 @@ func (a *Admission) release() {
 
 const checkCount = 14
 
-// floodCheck is where checkFlood stands among the checks; triggers ask before.
-const floodCheck = 2
-
-// The places of two others, of which one is asked about in the other's place.
+// Where some stand among the checks.
 const (
-	rateCheck  = 8
-	shareCheck = 10
+	floodCheck = 2  // triggers ask before
+	shareCheck = 10 // checkRate asks before
 )
 
 // A check says no by returning an error, or yes.
@@ -281,7 +279,7 @@ func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 			began = time.Now()
 		}
 		if err := checks[i].run(g, ctx, c, a); err != nil {
-			g.counts[i].Add(1)
+			g.counts[cmp.Or(a.refuses, i)].Add(1)
 			a.release()
 			return nil, err
 		}

@@ -167,6 +167,24 @@ func (t *told) take(now time.Time, most int) (left int, ok bool) {
 // H1. A trigger asks before it looks at anything else of a request from outside.
 // The error is CodeThrottled; c.Source must be set.
 func (g *Gate) Flood(ctx context.Context, c *bawn.Call) error {
+	err := g.flood(ctx, c)
+	if err != nil {
+		g.counts[floodCheck].Add(1)
+	}
+	return err
+}
+
+// checkFlood is Flood for the calls whose trigger has not asked: those that came
+// through the control API.
+func (g *Gate) checkFlood(ctx context.Context, c *bawn.Call, _ *Admission) error {
+	if c.Trigger == "http" || c.Trigger == "lambda" || c.Caller != nil {
+		return nil
+	}
+	return g.flood(ctx, c)
+}
+
+// flood is Flood, and leaves it to who asks to count the refusal.
+func (g *Gate) flood(ctx context.Context, c *bawn.Call) error {
 	l := &g.limits
 	if l.perHost.each == 0 || c.Source == "" {
 		return nil
@@ -185,24 +203,10 @@ func (g *Gate) Flood(ctx context.Context, c *bawn.Call) error {
 		return nil
 	}
 	c.Rate = bawn.RateStatus{Name: "flood", Limit: g.cfg.AddressRate.Calls, Window: g.cfg.AddressRate.Per, Reset: wait}
-	g.counts[floodCheck].Add(1)
 	return g.curb(ctx, c, &Admission{}, curbing{
 		told: &l.told, control: "H1", wait: wait,
 		reason: "one address calls the node more often than " + rateText(&g.cfg.AddressRate), fix: "bawn up --address-rate raises it for all addresses",
 	})
-}
-
-// checkFlood is Flood for the calls whose trigger has not asked: those that came
-// through the control API.
-func (g *Gate) checkFlood(ctx context.Context, c *bawn.Call, _ *Admission) error {
-	if c.Trigger == "http" || c.Trigger == "lambda" || c.Caller != nil {
-		return nil
-	}
-	err := g.Flood(ctx, c)
-	if err != nil {
-		g.counts[floodCheck].Add(^uint64(0)) // Admit counts it
-	}
-	return err
 }
 
 // A curbing is a refusal of something that there is too much of.

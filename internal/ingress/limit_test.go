@@ -190,6 +190,29 @@ func TestH1AMillionAddresses(t *testing.T) {
 	runtime.KeepAlive(table)
 }
 
+// A flood is counted once, whether a trigger asks about it or the gate does.
+func TestH1FloodIsCountedOnce(t *testing.T) {
+	w := newWorld(t)
+	w.deploy(t, "main", "shop")
+	w.gate.cfg.AddressRate = bawn.Rate{Calls: 1, Per: time.Minute}
+	w.gate.limits.perHost = intervalOf(&w.gate.cfg.AddressRate)
+	c := func() *bawn.Call {
+		c := byName("shop", "")
+		c.Source = "192.0.2.1"
+		return c
+	}
+	check1(t, w.gate.Flood(context.Background(), c()))
+	for i, ask := range []func() error{
+		func() error { return w.gate.Flood(context.Background(), c()) },
+		func() error { _, err := w.gate.Admit(context.Background(), c()); return err },
+	} {
+		wantCode(t, ask(), bawn.CodeThrottled)
+		if n := w.gate.Refusals()["flood"]; n != uint64(i+1) {
+			t.Errorf("%d: %d are counted", i, n)
+		}
+	}
+}
+
 // Who is refused by one limit has used nothing of another one, and who may not call
 // at all uses nothing of what all share.
 func TestH1RefusedCostsNothing(t *testing.T) {

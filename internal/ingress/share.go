@@ -69,8 +69,7 @@ func (g *Gate) lookAround(ctx context.Context, c *bawn.Call, a *Admission) error
 	if no == nil {
 		return nil
 	}
-	g.counts[rateCheck].Add(^uint64(0)) // Admit counts it there
-	g.counts[shareCheck].Add(1)
+	a.refuses = shareCheck
 	return g.crowd(ctx, c, a, no)
 }
 
