@@ -41,8 +41,7 @@ type limits struct {
 	perHost  interval
 	told     told // of floods
 	mu       sync.RWMutex
-	function map[functionKey]*standing
-	tenant   map[string]*standing
+	standing map[functionKey]*standing // of a tenant as of the function ""
 }
 
 // A standing is what is counted for one function, or for one tenant.
@@ -66,40 +65,25 @@ func (l *limits) open(cfg *Config) {
 	if cfg.AddressRate.Calls > 0 {
 		l.perHost = intervalOf(&cfg.AddressRate)
 	}
-	l.function, l.tenant = make(map[functionKey]*standing), make(map[string]*standing)
+	l.standing = make(map[functionKey]*standing)
 }
 
 // now is the time that buckets are counted in. It does not jump when the clock of
 // the host is set.
 func (g *Gate) now() int64 { return int64(g.cfg.Now().Sub(g.limits.began)) }
 
-// of returns what is counted for a function that there is.
+// of returns what is counted for a function that there is, or, without one, for a
+// tenant.
 func (l *limits) of(tenant, function string) *standing {
 	k := functionKey{tenant, function}
 	l.mu.RLock()
-	s := l.function[k]
+	s := l.standing[k]
 	l.mu.RUnlock()
 	if s == nil {
 		l.mu.Lock()
-		if s = l.function[k]; s == nil {
+		if s = l.standing[k]; s == nil {
 			s = &standing{}
-			l.function[k] = s
-		}
-		l.mu.Unlock()
-	}
-	return s
-}
-
-// ofTenant is of for a tenant.
-func (l *limits) ofTenant(tenant string) *standing {
-	l.mu.RLock()
-	s := l.tenant[tenant]
-	l.mu.RUnlock()
-	if s == nil {
-		l.mu.Lock()
-		if s = l.tenant[tenant]; s == nil {
-			s = &standing{}
-			l.tenant[tenant] = s
+			l.standing[k] = s
 		}
 		l.mu.Unlock()
 	}
@@ -109,7 +93,7 @@ func (l *limits) ofTenant(tenant string) *standing {
 // forget drops what was counted for a function that is gone.
 func (l *limits) forget(tenant, function string) {
 	l.mu.Lock()
-	delete(l.function, functionKey{tenant, function})
+	delete(l.standing, functionKey{tenant, function})
 	l.mu.Unlock()
 }
 
@@ -258,9 +242,9 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 	return e
 }
 
-// checkRate looks whether there is room for the call, and holds callers to the rates of the function, the route and the tenant.
-// What one of them has given is given back when the next refuses: what is refused
-// costs nothing of any.
+// checkRate looks whether there is room for the call, and holds callers to the rates
+// of the function, the route and the tenant. What one of them has given is given back
+// when the next refuses: what is refused costs nothing of any.
 func (g *Gate) checkRate(ctx context.Context, c *bawn.Call, a *Admission) error {
 	if err := g.lookAround(ctx, c, a); err != nil {
 		return err
@@ -294,7 +278,7 @@ func (g *Gate) checkRate(ctx context.Context, c *bawn.Call, a *Admission) error 
 	}
 	if tenant > 0 {
 		r := bawn.Rate{Calls: tenant, Per: time.Second}
-		return t.of(ctx, &r, "tenant", g.limits.ofTenant(a.Version.Tenant), 0,
+		return t.of(ctx, &r, "tenant", g.limits.of(a.Version.Tenant, ""), 0,
 			"the tenant's functions are called more often than "+strconv.Itoa(tenant)+"/s", "the operator sets it: bawn tenant quota --rate")
 	}
 	return nil
@@ -348,7 +332,7 @@ func (t *taking) take(ctx context.Context, r *bawn.Rate, scope string, i int, to
 			key = mix(key, l.rates.address(t.c.Source))
 		}
 	default:
-		from = l.of(v.Tenant, v.Function)
+		from = t.a.standing
 		if name = scope; name == "" {
 			name = "function"
 		}
@@ -382,7 +366,7 @@ func (t *taking) of(ctx context.Context, r *bawn.Rate, name string, from *standi
 			}
 			fix = fmt.Sprintf("%s is %s: what is more is refused", fix, rateText(r))
 		}
-		return t.g.curb(ctx, t.c, t.a, curbing{told: &l.of(t.a.Version.Tenant, t.a.Version.Function).told, control: "H1", wait: wait, reason: reason, fix: fix})
+		return t.g.curb(ctx, t.c, t.a, curbing{told: &t.a.standing.told, control: "H1", wait: wait, reason: reason, fix: fix})
 	}
 	t.done[t.n] = taken{key, i, from}
 	t.n++
