@@ -483,7 +483,7 @@ func BenchmarkAdmit(b *testing.B) {
 			b.Fatal(err)
 		}
 		a, err := w.gate.Admit(context.Background(), &bawn.Call{
-			ID: "x", Route: m.Route, Bearer: key, Target: bawn.Ref{Tenant: "main", Function: m.Version.Function},
+			ID: "x", Route: m.Route, Bearer: key, Event: []byte("{}"), Target: bawn.Ref{Tenant: "main", Function: m.Version.Function},
 		})
 		if err != nil {
 			b.Fatal(err)

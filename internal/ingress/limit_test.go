@@ -350,6 +350,7 @@ func BenchmarkLimits(b *testing.B) {
 			w.gate.Flood(ctx, c)
 		}
 	})
+	check1(b, w.gate.checkBreaker(ctx, c, a)) // finds what is counted for the function
 	b.Run("rates", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
