@@ -201,7 +201,7 @@ func cutPlace(s string) string {
 
 // takesBody looks at a request's body.
 func (g *Gate) takesBody(r *bawn.Request, a *Admission, in *bawn.Input) *misfit {
-	kind, encoded, m := bodyKind(r)
+	is, m := bodyKind(r)
 	if in != nil && in.None {
 		if len(r.Body) == 0 {
 			return nil
@@ -211,7 +211,7 @@ func (g *Gate) takesBody(r *bawn.Request, a *Admission, in *bawn.Input) *misfit 
 		return m
 	}
 	if in == nil || in.Schema == "" { // it may be anything, but what says that it is JSON must be that
-		if m == nil && !encoded && kind == jsonBody && len(r.Body) > 0 {
+		if m == nil && !is.encoded && is.kind == jsonBody && len(r.Body) > 0 {
 			return g.holds(r.Body, in, a, "the body")
 		}
 		return nil
@@ -219,7 +219,7 @@ func (g *Gate) takesBody(r *bawn.Request, a *Admission, in *bawn.Input) *misfit 
 	if m != nil {
 		return m
 	}
-	if encoded {
+	if is.encoded {
 		return wrongInput("D1", "send it without a Content-Encoding", "the body is encoded, and a schema says what is in it")
 	}
 	s, err := g.schemas.Get(in.Schema)
@@ -228,15 +228,15 @@ func (g *Gate) takesBody(r *bawn.Request, a *Admission, in *bawn.Input) *misfit 
 	}
 	var d *schema.Document
 	switch {
-	case kind == jsonBody || kind == "" && len(r.Body) == 0:
+	case is.kind == jsonBody || is.kind == "" && len(r.Body) == 0:
 		return g.holds(r.Body, in, a, "the body")
-	case kind == formBody:
+	case is.kind == formBody:
 		values, bad := url.ParseQuery(string(r.Body))
 		if bad != nil {
 			return wrongInput("D3", "encode it as HTML forms are", "the body is no form")
 		}
 		d, err = s.Object(slices.Sorted(maps.Keys(values)), values)
-	case kind == "":
+	case is.kind == "":
 		return g.holds(r.Body, in, a, "the body")
 	case s.TakesText():
 		d, err = schema.Text(r.Body)
@@ -262,36 +262,46 @@ func prototype(d *schema.Document, what string) *misfit {
 	return wrongInput("D5", "leave it out", "%s has a member that reaches for the prototype of objects", what)
 }
 
-// What a body says of itself.
+// The kinds of bodies.
 const (
 	jsonBody  = "json"
 	formBody  = "form"
 	otherBody = "other"
 )
 
-// bodyKind reads a request's Content-Type and Content-Encoding. kind is "" where it
-// says nothing.
-func bodyKind(r *bawn.Request) (kind string, encoded bool, m *misfit) {
+// A bodyType is what a body says of itself.
+type bodyType struct {
+	kind    string // "" where it says nothing
+	encoded bool   // it has a Content-Encoding
+	// The first Content-Type, as far as anybody can read it.
+	media  string
+	params map[string]string
+}
+
+// bodyKind reads a request's Content-Type and Content-Encoding. With an error, too,
+// it returns what can be read.
+func bodyKind(r *bawn.Request) (t bodyType, m *misfit) {
 	for _, e := range r.Header["Content-Encoding"] {
-		encoded = encoded || !strings.EqualFold(strings.TrimSpace(e), "identity") && strings.TrimSpace(e) != ""
+		t.encoded = t.encoded || !strings.EqualFold(strings.TrimSpace(e), "identity") && strings.TrimSpace(e) != ""
 	}
 	types := r.Header["Content-Type"]
+	if len(types) == 0 || len(types) == 1 && types[0] == "" {
+		return t, nil
+	}
+	t.kind = otherBody
+	var err error
+	t.media, t.params, err = mime.ParseMediaType(types[0])
 	switch {
-	case len(types) == 0 || len(types) == 1 && types[0] == "":
-		return "", encoded, nil
 	case len(types) > 1:
-		return otherBody, encoded, wrongInput("D3", "send one", "there is more than one Content-Type header")
-	}
-	media, _, err := mime.ParseMediaType(types[0])
-	switch {
+		return t, wrongInput("D3", "send one", "there is more than one Content-Type header")
 	case err != nil:
-		return otherBody, encoded, wrongInput("D3", "send application/json", "the Content-Type header cannot be read")
-	case media == "application/json" || strings.HasSuffix(media, "+json"):
-		return jsonBody, encoded, nil
-	case media == "application/x-www-form-urlencoded":
-		return formBody, encoded, nil
+		return t, wrongInput("D3", "send application/json", "the Content-Type header cannot be read")
+	case t.media == "application/json" || strings.HasSuffix(t.media, "+json"):
+		t.kind = jsonBody
+	case t.media == "application/x-www-form-urlencoded":
+		t.kind = formBody
 	}
-	return otherBody, encoded, nil
+	return t, nil
 }
 
 // takesParameters looks at the query, the path's parameters and the headers.

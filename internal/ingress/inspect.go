@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"maps"
-	"mime"
 	"net/url"
 	"slices"
 	"strconv"
@@ -133,17 +132,12 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document, held bool)
 		q.Leaves = leavesOf(d, q.Leaves, nestedJSON)
 		return nil
 	}
-	kind, encoded, odd := bodyKind(r)
-	if encoded {
+	is, odd := bodyKind(r)
+	if is.encoded {
 		return bawn.Errorf(bawn.CodeInvalid, "inspect", "the body cannot be searched for attacks: it has a Content-Encoding").
 			WithFix("send it as it is")
 	}
-	var media string
-	var params map[string]string
-	if h := r.Header["Content-Type"]; len(h) > 0 {
-		media, params, _ = mime.ParseMediaType(h[0]) // "" for one that nobody can read
-	}
-	isJSON := odd == nil && (kind == jsonBody || media == "text/json")
+	isJSON := odd == nil && (is.kind == jsonBody || is.media == "text/json")
 	if d == nil {
 		var err error
 		if d, err = schema.Parse(r.Body, schema.MaxDepth); err != nil && isJSON {
@@ -158,12 +152,12 @@ func askRequest(q *waf.Question, r *bawn.Request, d *schema.Document, held bool)
 		return nil
 	}
 	read := true
-	switch media {
+	switch is.media {
 	case "application/x-www-form-urlencoded", "application/xml", "application/soap+xml", "text/xml":
 		q.Body = r.Body
 	case "multipart/form-data":
 		q.Body = r.Body
-		for _, text := range outside(string(r.Body), params["boundary"]) {
+		for _, text := range outside(string(r.Body), is.params["boundary"]) {
 			q.Leaves = appendText(q.Leaves, text)
 		}
 	default:
