@@ -12,6 +12,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"math"
 	"math/bits"
 	"slices"
@@ -406,11 +407,7 @@ func (l *Ledger) Has(tenant string) (n int) {
 func (l *Ledger) all() []*book {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]*book, 0, len(l.books))
-	for _, b := range l.books {
-		list = append(list, b)
-	}
-	return list
+	return slices.Collect(maps.Values(l.books))
 }
 
 func (l *Ledger) book(tenant string) *book {

@@ -32,7 +32,7 @@ const (
 	slotBytes = 640
 	maxSlots  = 16384 // calls that run on a node
 	slotHead  = 8 + 4 + 4
-	slotMagic = 0 // of a free slot
+	slotFree  = 0 // the number of a free slot
 )
 
 // held is what a slot says.
@@ -73,13 +73,13 @@ func openSlots(path string) (*slots, []held, error) {
 	for i := int32(maxSlots - 1); i >= 0; i-- {
 		b := s.slot(i)
 		n := binary.LittleEndian.Uint64(b)
-		if n == slotMagic {
+		if n == slotFree {
 			s.free = append(s.free, i)
 			continue
 		}
 		h, ok := parseSlot(b)
 		if !ok {
-			s.store(i, slotMagic)
+			s.store(i, slotFree)
 			s.free = append(s.free, i)
 			continue
 		}
@@ -129,7 +129,7 @@ func (s *slots) give(h *held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.data != nil {
-		s.store(h.slot, slotMagic)
+		s.store(h.slot, slotFree)
 		s.free = append(s.free, h.slot)
 	}
 }
@@ -142,7 +142,7 @@ func (s *slots) taken() (next uint64, open []uint64) {
 		return s.next, nil
 	}
 	for i := range int32(maxSlots) {
-		if n := binary.LittleEndian.Uint64(s.slot(i)); n != slotMagic {
+		if n := binary.LittleEndian.Uint64(s.slot(i)); n != slotFree {
 			open = append(open, n)
 		}
 	}
