@@ -217,8 +217,9 @@ func TestD4RecordsAreBounded(t *testing.T) {
 	}
 }
 
-// D4: of ten thousand requests as the clients of the examples make them, fewer than
-// one in a thousand is refused.
+// D4: of a thousand requests to a host that has a name, with more to them than those
+// of the examples, none is refused. The examples have ten thousand by real clients:
+// examples, TestD4BenignRequests.
 func TestD4BenignTraffic(t *testing.T) {
 	i := waf.New()
 	i.Need(true)
@@ -270,7 +271,7 @@ func TestD4BenignTraffic(t *testing.T) {
 		}
 		return path, req
 	}
-	const all = 10_000
+	const all = 1000
 	refused, why := 0, map[string]int{}
 	for n := range all {
 		path, req := ask(n)
@@ -283,8 +284,7 @@ func TestD4BenignTraffic(t *testing.T) {
 			why[fmt.Sprint(path, v.Rules, string(req.Body))]++
 		}
 	}
-	t.Logf("%d of %d are refused", refused, all)
-	if refused*1000 >= all {
+	if refused > 0 {
 		for k, n := range why {
 			t.Log(n, k)
 		}
