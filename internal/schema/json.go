@@ -7,6 +7,7 @@
 package schema
 
 import (
+	"bytes"
 	"fmt"
 	"iter"
 	"math/bits"
@@ -22,7 +23,8 @@ const (
 	maxNumber   = 128     // bytes of a number
 	maxExponent = 400     // of a number, either way
 	maxBytes    = 64 << 20
-	fewMembers  = 12 // up to which names are compared one by one
+	fewMembers  = 12   // up to which names are compared one by one
+	maxRoom     = 4096 // nodes that there is room for at once
 )
 
 // Kind is what a value is.
@@ -84,7 +86,7 @@ func Parse(data []byte, depth int) (*Document, error) {
 	if !utf8.Valid(data) {
 		return nil, &ParseError{0, "is not UTF-8"}
 	}
-	p.nodes = make([]node, 0, min(16+len(data)/12, 4096))
+	p.nodes = make([]node, 0, min(room(data), maxRoom))
 	p.space()
 	if err := p.value(0, false); err != nil {
 		return nil, err
@@ -94,6 +96,16 @@ func Parse(data []byte, depth int) (*Document, error) {
 		return nil, p.wrong("goes on after the end of its JSON")
 	}
 	return &p.Document, nil
+}
+
+// room returns how many nodes a document has, or a few more if what stands between
+// values stands in its strings, too.
+func room(data []byte) int {
+	n := 1
+	for _, c := range []string{",", ":", "{", "["} {
+		n += bytes.Count(data, []byte(c))
+	}
+	return min(n, len(data)/2+1) // a value and what follows it
 }
 
 // Len returns how many values the document has.
@@ -212,7 +224,7 @@ func (p *parser) wrong(format string, args ...any) error {
 }
 
 func (p *parser) space() {
-	for p.at < len(p.data) {
+	for p.at < len(p.data) && p.data[p.at] <= ' ' {
 		switch p.data[p.at] {
 		case ' ', '\t', '\n', '\r':
 			p.at++
@@ -265,11 +277,13 @@ func (p *parser) word(word string, kind Kind) error {
 }
 
 func (p *parser) digits() bool {
-	from := p.at
-	for p.at < len(p.data) && p.data[p.at] >= '0' && p.data[p.at] <= '9' {
-		p.at++
+	at := p.at
+	for at < len(p.data) && p.data[at]-'0' <= 9 {
+		at++
 	}
-	return p.at > from
+	some := at > p.at
+	p.at = at
+	return some
 }
 
 func (p *parser) number() error {
@@ -311,24 +325,33 @@ func (p *parser) number() error {
 	return nil
 }
 
+// ordinary says of each byte whether it stands for itself within a string.
+var ordinary = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c >= 0x20 && c != '"' && c != '\\'
+	}
+	return t
+}()
+
 // str reads a string, or a member's name.
 func (p *parser) str(name bool) error {
-	p.at++
-	from := p.at
-	for p.at < len(p.data) {
-		switch c := p.data[p.at]; {
-		case c == '"':
-			p.add(node{start: uint32(from), end: uint32(p.at), kind: String, name: name})
-			p.at++
-			return nil
-		case c == '\\':
-			return p.escaped(from, name)
-		case c < 0x20:
-			return p.wrong("is not JSON: a string has a control character")
-		}
-		p.at++
+	from := p.at + 1
+	at := from
+	for at < len(p.data) && ordinary[p.data[at]] {
+		at++
 	}
-	return p.wrong("is not JSON: a string does not end")
+	p.at = at
+	switch {
+	case at == len(p.data):
+		return p.wrong("is not JSON: a string does not end")
+	case p.data[at] == '"':
+		p.add(node{start: uint32(from), end: uint32(at), kind: String, name: name})
+		p.at++
+		return nil
+	case p.data[at] == '\\':
+		return p.escaped(from, name)
+	}
+	return p.wrong("is not JSON: a string has a control character")
 }
 
 // escaped reads the rest of a string that has an escape here.
@@ -482,6 +505,7 @@ func (p *parser) object(level int, inConstructor bool) error {
 		return nil
 	}
 	var names map[string]struct{} // once there are many
+	var marks uint64              // of the names so far, of which two seldom have the same
 	for {
 		p.space()
 		if p.at >= len(p.data) || p.data[p.at] != '"' {
@@ -505,12 +529,14 @@ func (p *parser) object(level int, inConstructor bool) error {
 				return p.wrong("has one name twice in an object")
 			}
 		} else {
-			for i, k := me+1, uint32(0); k < count; k++ {
+			mark := markOf(name)
+			for i, k := me+1, uint32(0); marks&mark != 0 && k < count; k++ {
 				if string(p.string(&p.nodes[i])) == string(name) {
 					return p.wrong("has one name twice in an object")
 				}
 				i = int(p.nodes[i+1].next)
 			}
+			marks |= mark
 		}
 		if p.proto < 0 && (string(name) == "__proto__" || inConstructor && string(name) == "prototype") {
 			p.proto = int32(at)
@@ -534,6 +560,15 @@ func (p *parser) object(level int, inConstructor bool) error {
 	}
 	p.close(me, count)
 	return nil
+}
+
+// markOf returns one bit, the same for equal names.
+func markOf(name []byte) uint64 {
+	h := uint(len(name))
+	if h > 0 {
+		h += uint(name[0])*7 + uint(name[h-1])*31
+	}
+	return 1 << (h & 63)
 }
 
 // member returns the node of the value of an object's member, or 0.
@@ -590,7 +625,7 @@ func parseDecimal(s []byte) (x decimal, ok bool) {
 	if x.m == 0 {
 		x.e = 0
 	}
-	for x.m != 0 && x.m%10 == 0 {
+	for x.e < 0 && x.m%10 == 0 { // 1.0 is whole
 		x.m /= 10
 		x.e++
 	}

@@ -189,6 +189,8 @@ type rule struct {
 	pattern              *pattern
 
 	bounds []bound
+
+	besides bool // whether there are schemas about the same value
 }
 
 type member struct {
@@ -296,6 +298,7 @@ func (b *builder) rule(s *jsonschema.Schema) (*rule, error) {
 	}
 	r.allOf, r.anyOf, r.oneOf = all(s.AllOf), all(s.AnyOf), all(s.OneOf)
 	r.not, r.when, r.then, r.elze = get(s.Not), get(s.If), get(s.Then), get(s.Else)
+	r.besides = r.ref != nil || r.dynamic != nil || r.allOf != nil || r.anyOf != nil || r.oneOf != nil || r.not != nil || r.when != nil
 	b.objects(s, r, get)
 	b.arrays(s, r, get, all)
 	return r, err
@@ -590,10 +593,11 @@ func escapeToken(s string) string { return strings.NewReplacer("~", "~0", "/", "
 
 // A pattern is a regular expression of a schema, with what it costs.
 type pattern struct {
-	text string
-	re   *regexp.Regexp
-	cost int64
-	safe bool // whether an attack has no room in what it matches
+	text     string
+	re       *regexp.Regexp
+	straight straight // nil if re is not
+	cost     int64
+	safe     bool // whether an attack has no room in what it matches
 }
 
 func compilePattern(expr string) (jsonschema.Regexp, error) {
@@ -613,7 +617,7 @@ func compilePattern(expr string) (jsonschema.Regexp, error) {
 	if len(prog.Inst) > maxPattern {
 		return nil, errors.New("the regular expression is too large")
 	}
-	return &pattern{expr, re, int64(len(prog.Inst)), safe}, nil
+	return &pattern{expr, re, newStraight(tree), int64(len(prog.Inst)), safe}, nil
 }
 
 // String returns the expression.
@@ -621,6 +625,14 @@ func (p *pattern) String() string { return p.text }
 
 // MatchString is for the library, which uses it only on schemas.
 func (p *pattern) MatchString(s string) bool { return p.re.MatchString(s) }
+
+// match reports whether b, which is UTF-8, matches.
+func (p *pattern) match(b []byte) bool {
+	if p.straight != nil {
+		return p.straight.match(b)
+	}
+	return p.re.Match(b)
+}
 
 // pins reports whether an expression is about the whole of a text, and lets only
 // harmless characters in.
@@ -673,8 +685,18 @@ func harmless(e *syntax.Regexp) bool {
 // harmlessRune reports whether no attack is made of c and its like: there are no
 // quotes, brackets, slashes, blanks or signs of any language's among them.
 func harmlessRune(c rune) bool {
-	return unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("_-.:@+,", c)
+	if c < utf8.RuneSelf {
+		return harmlessASCII.has(byte(c))
+	}
+	return unicode.IsLetter(c) || unicode.IsDigit(c)
 }
+
+var harmlessASCII = func() (a asciiSet) {
+	for _, c := range []byte("_-.:@+,0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") {
+		a.add(c)
+	}
+	return a
+}()
 
 // shape is what a schema wants of a value that comes as text.
 type shape struct {

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -217,8 +218,10 @@ func (r *run) keywords(u *rule, at int, ev seen) bool {
 	if ok = ok && good; !ok && r.why == nil {
 		return false
 	}
-	if ok = r.inPlace(u, at, ev) && ok; !ok && r.why == nil {
-		return false
+	if u.besides {
+		if ok = r.inPlace(u, at, ev) && ok; !ok && r.why == nil {
+			return false
+		}
 	}
 	if ok && u.unevaluatedProperties != nil && n.kind == Object {
 		ok = r.unevaluatedProperties(u, at, n, ev)
@@ -477,6 +480,9 @@ func ratOf(s []byte) *big.Rat {
 // isWhole reports whether a number has no fraction.
 func (r *run) isWhole(n *node) bool {
 	s := r.d.string(n)
+	if !bytes.ContainsAny(s, ".eE") {
+		return true
+	}
 	if x, ok := parseDecimal(s); ok {
 		return x.e >= 0 || x.m == 0
 	}
@@ -564,8 +570,8 @@ func (r *run) str(u *rule, at int, n *node) bool {
 }
 
 func harmlessText(s []byte) bool {
-	for _, c := range string(s) {
-		if c >= utf8.RuneSelf || !harmlessRune(c) {
+	for _, c := range s {
+		if !harmlessASCII.has(c) {
 			return false
 		}
 	}
@@ -574,7 +580,7 @@ func harmlessText(s []byte) bool {
 
 func (r *run) match(p *pattern, s []byte) bool {
 	r.work(1, p.cost*int64(len(s)))
-	return p.re.Match(s)
+	return p.match(s)
 }
 
 func (r *run) object(u *rule, at int, n *node, ev seen) bool {
