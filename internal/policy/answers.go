@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
 
@@ -22,16 +23,27 @@ type askedKey struct {
 	action              types.String
 	rules               asked
 
-	public, direct                        bool
+	public, direct, open                  bool // open: before the end that the rules have
 	trigger, routeMethod, routeAt, access string
 }
 
 // keyed is the attributes that are in an [askedKey].
 const keyed = needPublic | needDirect | needTrigger | needRoute | needAccess
 
-// key returns what the answer of rules that look at needs depends on. It reports
-// false if there is more to it, such as the time.
-func (q *question) key(rules asked, needs attributes) (k askedKey, ok bool) {
+// key returns what the answer of rules depends on. It reports false if there is more
+// to it, such as the time.
+func (q *question) key(rules asked) (k askedKey, ok bool) {
+	needs, open := attributes(0), false
+	for _, sl := range rules {
+		switch {
+		case sl == nil:
+		case !sl.until.IsZero():
+			needs |= sl.needs &^ needNow
+			open = sl.open(q.now) // of one manifest, so there is one
+		default:
+			needs |= sl.needs
+		}
+	}
 	for _, v := range [2]*bawn.Version{q.req.Target, q.req.Caller} {
 		if v != nil && v.Digest == "" { // compiled anew each time
 			return k, false
@@ -40,7 +52,7 @@ func (q *question) key(rules asked, needs attributes) (k askedKey, ok bool) {
 	if needs&^keyed != 0 {
 		return k, false
 	}
-	k = askedKey{principal: q.principal, resource: q.resource, action: q.action.ID, rules: rules, public: q.public, direct: q.direct}
+	k = askedKey{principal: q.principal, resource: q.resource, action: q.action.ID, rules: rules, public: q.public, direct: q.direct, open: open}
 	if needs&needTrigger != 0 {
 		k.trigger = q.req.Trigger
 	}
@@ -90,4 +102,74 @@ func (a *answers) put(k *askedKey, o *outcome) {
 		a.kept = map[askedKey]outcome{} // each comes again when it is asked for
 	}
 	a.kept[*k] = outcome{permits: slices.Clip(o.permits), forbids: slices.Clip(o.forbids)}
+}
+
+// plainKey is all that the decision on a plain call depends on beside the principal's
+// name, roles and functions: one that somebody makes himself and that the rules of a
+// version are about. Versions and guards do not change, and a pointer that is a key
+// is of nothing else as long as the key is there.
+type plainKey struct {
+	kind, tenant, id, access string // of the principal
+	target                   *bawn.Version
+	route                    *bawn.Route
+	public                   *bawn.PublicAccess
+	trigger                  string
+	guards                   *guards
+	open                     bool // whether what is public is so now
+}
+
+// plainKeyOf reports false for a question of another kind.
+func plainKeyOf(req *Request, now time.Time, g *guards) (k plainKey, ok bool) {
+	p, t := &req.Principal, req.Target
+	if req.Action != Invoke || t == nil || t.Digest == "" || t.Tenant != req.Resource.Tenant || t.Function != req.Resource.Function ||
+		req.Object.Kind != "" || req.Without != "" || req.Caller != nil || len(req.Chain) > 0 || p.Kind == bawn.PrincipalFunction {
+		return k, false
+	}
+	return plainKey{
+		kind: p.Kind, tenant: p.Tenant, id: p.ID, access: p.Access, target: t, route: req.Route,
+		public: req.Public, trigger: req.Trigger, guards: g, open: req.Public.Open(now),
+	}, true
+}
+
+// decisions keeps the decisions that allowed a plain call. It is safe for concurrent
+// use.
+type decisions struct {
+	mu   sync.RWMutex
+	kept map[plainKey]*decided
+}
+
+// decided is a decision and whom it is about. It does not change.
+type decided struct {
+	Decision
+	name      string
+	roles     []bawn.Role
+	functions []string
+}
+
+// get returns the decision on a question of p, nil if it is not known.
+func (s *decisions) get(k *plainKey, p *bawn.Principal) *decided {
+	s.mu.RLock()
+	known := s.kept[*k]
+	s.mu.RUnlock()
+	if known == nil || known.name != p.Name || !slices.Equal(known.roles, p.Roles) || !slices.Equal(known.functions, p.Functions) {
+		return nil
+	}
+	return known
+}
+
+func (s *decisions) put(k *plainKey, p *bawn.Principal, d Decision) {
+	d.Policies = slices.Clip(d.Policies)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kept == nil || len(s.kept) >= maxAnswers {
+		s.kept = map[plainKey]*decided{}
+	}
+	s.kept[*k] = &decided{d, p.Name, slices.Clone(p.Roles), slices.Clone(p.Functions)}
+}
+
+// forget drops everything.
+func (s *decisions) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept = nil
 }

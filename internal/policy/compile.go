@@ -174,6 +174,12 @@ func compile(v *bawn.Version) (*own, error) {
 	for route, list := range routes {
 		o.routes[route] = newSlice(list, actionUID(Invoke), me, nil)
 	}
+	for i := range v.Perimeter.Ingress.HTTP {
+		r := &v.Perimeter.Ingress.HTTP[i]
+		if sl := o.routes[routeText(r)]; r.Access.Public != nil && len(routes[routeText(r)]) == 1 {
+			sl.until = r.Access.Public.Until
+		}
+	}
 	for what, list := range out {
 		action := Egress
 		if what.Type == typeSecret {
@@ -249,7 +255,8 @@ func (e *Engine) Forget(tenant, function string) {
 			delete(c.sets, key)
 		}
 	}
-	e.asked.forget() // it would keep what is not there any more
+	e.asked.forget() // they would keep what is not there any more
+	e.decided.forget()
 }
 
 func cutName(s string) (tenant, name string, ok bool) { return strings.Cut(s, "/") }

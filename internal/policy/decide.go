@@ -34,61 +34,78 @@ func loadBase(g *grammar) ([]rule, error) {
 
 // decide answers req without recording. What no rule permits is denied.
 func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
+	plain, ok := plainKeyOf(req, now, g)
+	if ok {
+		if known := e.decided.get(&plain, &req.Principal); known != nil {
+			return known.Decision
+		}
+	}
+	whole := *req // what is weighed is on the heap, and what is known need not be
+	d, same := e.weigh(&whole, now, g)
+	if ok && same && d.Allow {
+		e.decided.put(&plain, &req.Principal, d)
+	}
+	return d
+}
+
+// weigh is decide without a memory of whole decisions. It reports whether the
+// decision is the same whenever the rules and the question are.
+func (e *Engine) weigh(req *Request, now time.Time, g *guards) (d Decision, same bool) {
 	if req.Resource.Tenant == "" {
-		return Decision{Reason: "the request names no tenant"}
+		return Decision{Reason: "the request names no tenant"}, false
 	}
 	if req.Without != "" {
-		return Decision{Reason: req.Without, Fix: req.Fix}
+		return Decision{Reason: req.Without, Fix: req.Fix}, false
 	}
 	fits, ok := e.grammar.fits[req.Action]
 	if !ok {
-		return Decision{Reason: fmt.Sprintf("there is no action %.40q", req.Action), Fix: "docs/guide/policy.md lists the actions"}
+		return Decision{Reason: fmt.Sprintf("there is no action %.40q", req.Action), Fix: "docs/guide/policy.md lists the actions"}, false
 	}
 	principal, why := e.principal(req.Principal)
 	if principal == nil {
-		return Decision{Reason: why, Fix: "send a key as Authorization: Bearer KEY"}
+		return Decision{Reason: why, Fix: "send a key as Authorization: Bearer KEY"}, false
 	}
 	if t := req.Target; t != nil && (t.Tenant != req.Resource.Tenant || t.Function != req.Resource.Function || req.Object.Kind != "") {
-		return Decision{Reason: "what is to run is not what was asked for"}
+		return Decision{Reason: "what is to run is not what was asked for"}, false
 	}
 	if req.Action == Egress || req.Action == Secret {
 		if principal.UID.Type != typeFunction {
-			return e.misfit(req)
+			return e.misfit(req), false
 		}
 		resource, why := e.resource(req)
 		switch {
 		case resource == nil:
-			return Decision{Reason: why}
+			return Decision{Reason: why}, false
 		case !fits.resources[resource.UID.Type]:
-			return e.misfit(req)
+			return e.misfit(req), false
 		}
 		return e.decideReach(&question{
 			e: e, principal: principal, action: actionUID(req.Action), resource: resource, req: req, guards: g, now: now, direct: true,
-		})
+		}), false
 	}
 	rules, err := e.compiled.of(req.Target)
 	if err != nil {
-		return Decision{Reason: "the rules of " + req.Target.Ref().String() + " cannot be read", Fix: "deploy it again"}
+		return Decision{Reason: "the rules of " + req.Target.Ref().String() + " cannot be read", Fix: "deploy it again"}, false
 	}
 	var resource *types.Entity
 	if rules != nil {
 		resource = rules.entity
 	} else if resource, why = e.resource(req); resource == nil {
-		return Decision{Reason: why}
+		return Decision{Reason: why}, false
 	}
 	if !fits.principals[principal.UID.Type] && principal.UID.Type != typeNode || !fits.resources[resource.UID.Type] {
-		return e.misfit(req)
+		return e.misfit(req), false
 	}
 	q := question{
 		e: e, principal: principal, action: actionUID(req.Action), resource: resource,
 		req: req, guards: g, now: now, public: req.Public.Open(now), direct: true,
 	}
 	if req.Action == Invoke && (req.Caller != nil || len(req.Chain) > 0 || principal.UID.Type == typeFunction) {
-		return e.decideChain(&q, rules)
+		return e.decideChain(&q, rules), false
 	}
 	var o outcome
-	q.ask(&o, rules)
-	return e.answer(&q, &o)
+	same = q.ask(&o, rules)
+	return e.answer(&q, &o), same
 }
 
 // misfit is the denial of what the schema has no rule for.
@@ -166,8 +183,9 @@ func (e *Engine) resource(req *Request) (*types.Entity, string) {
 const maxObjectID = 512
 
 // ask puts the question to every set that can have something to say: the base
-// rules, the manifest's, and the guardrails of the tenant and the installation.
-func (q *question) ask(o *outcome, manifest *own) {
+// rules, the manifest's, and the guardrails of the tenant and the installation. It
+// reports whether what they say is the same whenever the question is.
+func (q *question) ask(o *outcome, manifest *own) (same bool) {
 	// Nobody can lock himself out: who may change guardrails is for the roles.
 	var whole, tenant *scope
 	if q.action != q.e.policing {
@@ -208,18 +226,20 @@ func (q *question) ask(o *outcome, manifest *own) {
 			needs |= sl.needs
 		}
 	}
-	key, same := q.key(asked, needs)
+	key, same := q.key(asked)
+	broken := len(o.failed)
+	same = same && broken == 0
 	if same && q.e.asked.get(&key, o) {
-		return
+		return true
 	}
 	req := cedar.Request{Principal: q.principal.UID, Action: q.action, Resource: q.resource.UID, Context: q.context(needs)}
-	broken := len(o.failed)
 	for _, sl := range asked {
 		o.add(sl, q, &req)
 	}
-	if same && len(o.failed) == broken {
+	if same = same && len(o.failed) == 0; same {
 		q.e.asked.put(&key, o)
 	}
+	return same
 }
 
 // decideChain decides on a call that functions have led to; control A7. Each

@@ -135,6 +135,7 @@ type Engine struct {
 	compiled compiled
 	entities entities
 	asked    answers
+	decided  decisions
 
 	// What most questions need is made once.
 	actions                       []types.EntityUID

@@ -3,6 +3,7 @@ package policy
 import (
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -29,7 +30,12 @@ type slice struct {
 	only map[types.EntityUID]*rules // what speaks of this one alone
 	// needs says which attributes of the context the rules look at.
 	needs attributes
+	// until is what they compare the time with, if that is all they do with it.
+	until time.Time
 }
+
+// open reports which side of until now is on, as precisely as Cedar has it.
+func (s *slice) open(now time.Time) bool { return now.UnixMilli() < s.until.UnixMilli() }
 
 // rules is a list in the form that Cedar takes.
 type rules struct {
