@@ -19,7 +19,7 @@ import (
 // entry may be, which only text that was made for it can bring about, loses
 // details, the longest first, and says how many.
 func encode(r *bawn.Record) []byte {
-	b := appendRecord(make([]byte, 0, 512), r)
+	b := appendRecord(make([]byte, 0, 640), r) // which most have room in
 	if len(b) <= tlog.MaxEntry {
 		return b
 	}
@@ -49,10 +49,10 @@ const truncatedDetail = "truncated"
 // appendRecord appends r as JSON.
 func appendRecord(b []byte, r *bawn.Record) []byte {
 	b = append(b, `{"id":`...)
-	b = appendText(b, clean(r.ID, maxName, false))
+	b = appendClean(b, r.ID, maxName, false)
 	b = appendTime(append(b, `,"time":`...), r.Time)
 	b = append(b, `,"kind":`...)
-	b = appendText(b, clean(string(r.Kind), maxName, false))
+	b = appendClean(b, string(r.Kind), maxName, false)
 	b = appendName(b, `,"tenant":`, r.Tenant)
 	b = appendName(b, `,"function":`, r.Function)
 	b = appendNumber(b, `,"version":`, r.Version)
@@ -61,12 +61,12 @@ func appendRecord(b []byte, r *bawn.Record) []byte {
 	b = appendName(b, `,"principal":`, r.Principal)
 	b = appendName(b, `,"source":`, r.Source)
 	b = append(b, `,"action":`...)
-	b = appendText(b, clean(r.Action, maxName, false))
+	b = appendClean(b, r.Action, maxName, false)
 	b = append(b, `,"outcome":`...)
-	b = appendText(b, clean(r.Outcome, maxName, false))
+	b = appendClean(b, r.Outcome, maxName, false)
 	if r.Reason != "" {
 		b = append(b, `,"reason":`...)
-		b = appendText(b, clean(r.Reason, maxText, false))
+		b = appendClean(b, r.Reason, maxText, false)
 	}
 	b = appendName(b, `,"control":`, r.Control)
 	if len(r.Detail) > 0 {
@@ -81,8 +81,8 @@ func appendRecord(b []byte, r *bawn.Record) []byte {
 				b = appendText(b, fmt.Sprintf("%d entries are left out", len(r.Detail)-maxDetail))
 				break
 			}
-			b = append(appendText(b, clean(k, maxDetailKey, false)), ':')
-			b = appendText(b, clean(v, maxDetailValue, false))
+			b = append(appendClean(b, k, maxDetailKey, false), ':')
+			b = appendClean(b, v, maxDetailValue, false)
 			n++
 		}
 		b = append(b, '}')
@@ -96,7 +96,7 @@ func appendLine(b []byte, x *bawn.LogLine) []byte {
 	b = appendTime(append(b, `{"time":`...), x.Time)
 	b = appendName(b, `,"tenant":`, x.Tenant)
 	b = append(b, `,"function":`...)
-	b = appendText(b, clean(x.Function, maxName, false))
+	b = appendClean(b, x.Function, maxName, false)
 	b = append(b, `,"version":`...)
 	b = strconv.AppendInt(b, int64(x.Version), 10)
 	b = appendName(b, `,"invocation":`, x.Invocation)
@@ -105,7 +105,7 @@ func appendLine(b []byte, x *bawn.LogLine) []byte {
 		b = append(b, `,"platform":true`...)
 	}
 	b = append(b, `,"text":`...)
-	b = appendText(b, clean(x.Text, maxLine, true))
+	b = appendClean(b, x.Text, maxLine, true)
 	return append(b, '}', '\n')
 }
 
@@ -113,7 +113,7 @@ func appendName(b []byte, field, s string) []byte {
 	if s == "" {
 		return b
 	}
-	return appendText(append(b, field...), clean(s, maxName, false))
+	return appendClean(append(b, field...), s, maxName, false)
 }
 
 func appendNumber(b []byte, field string, n int) []byte {
@@ -132,6 +132,22 @@ func appendTime(b []byte, t time.Time) []byte {
 	}
 	b = append(b, '"')
 	b = t.AppendFormat(b, time.RFC3339Nano)
+	return append(b, '"')
+}
+
+// appendClean appends what [clean] makes of s as a JSON string. Most text needs
+// neither to be cleaned nor to be escaped, which is seen in one pass.
+func appendClean(b []byte, s string, most int, lines bool) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c > 0x7e || c == '"' || c == '\\' {
+			return appendText(b, clean(s, most, lines))
+		}
+	}
+	if len(s) > most {
+		return appendText(b, clean(s, most, lines))
+	}
+	b = append(b, '"')
+	b = append(b, s...)
 	return append(b, '"')
 }
 

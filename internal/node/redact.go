@@ -41,13 +41,15 @@ func (r *redaction) look(tenant, function string, number int) *bawn.Version {
 	if versions == nil || function == "" || number == 0 {
 		return nil
 	}
-	key := tenant + "." + function + "." + strconv.Itoa(number)
-	if v, _, ok := versions.Get(key); ok {
-		return &v
+	key := make([]byte, 0, 160)
+	key = append(append(append(append(key, tenant...), '.'), function...), '.')
+	key = strconv.AppendInt(key, int64(number), 10)
+	if v := versions.Peek(key); v != nil {
+		return v
 	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.trials[key]
+	return r.trials[string(key)]
 }
 
 // version is the same for a version at hand.

@@ -350,6 +350,15 @@ func (t *Table[T]) Get(key string) (v T, rev uint64, ok bool) {
 	return *r.v, r.rev, true
 }
 
+// Peek is Get for what is asked at every call: it copies nothing. It returns nil if
+// there is no such key. What it returns is shared and must not be changed.
+func (t *Table[T]) Peek(key []byte) *T {
+	t.mu.RLock()
+	v := t.rows[string(key)].v
+	t.mu.RUnlock()
+	return v
+}
+
 // Len returns the number of keys.
 func (t *Table[T]) Len() int {
 	t.mu.RLock()
