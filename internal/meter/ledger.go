@@ -542,6 +542,7 @@ type Reservation struct {
 	cells   [spans]*cell   // of the pair
 	prices  bawn.Prices
 	grants  []applied
+	room    [4]applied // for grants
 	held    held
 	inSlot  bool
 	over    bool
@@ -549,7 +550,7 @@ type Reservation struct {
 
 // applied is a grant with where it is counted.
 type applied struct {
-	grant  bawn.Grant
+	grant  *bawn.Grant // not changed
 	tenant bool
 	share  bool
 	limit  int64
@@ -576,6 +577,7 @@ func (l *Ledger) Reserve(q Request) (*Reservation, error) {
 		caller: callerName(q.Caller), at: now, most: of(q.Most),
 	}}
 	r.held.most[money] = costOf(&prices, &r.held.most)
+	r.grants = r.room[:0]
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -616,7 +618,8 @@ func (l *Ledger) Reserve(q Request) (*Reservation, error) {
 
 // apply finds what the grants are counted by; the book is locked.
 func (r *Reservation) apply(grants []bawn.Grant, tenant, anonymous bool, lifts []bawn.Lift, now time.Time) {
-	for _, g := range grants {
+	for i := range grants {
+		g := &grants[i]
 		s, m := span(g.Per), index(g.Meter)
 		if s < 0 || m < 0 || r.windows[s] == nil {
 			continue
@@ -626,7 +629,7 @@ func (r *Reservation) apply(grants []bawn.Grant, tenant, anonymous bool, lifts [
 		if tenant {
 			function = ""
 		}
-		if lifted(lifts, function, g, now) {
+		if lifted(lifts, function, *g, now) {
 			continue
 		}
 		a := applied{grant: g, tenant: tenant, limit: g.Amount, meter: m, window: w}
@@ -659,7 +662,7 @@ func (b *book) refuse(g *applied, function string, used, held int64, now time.Ti
 		t = new(told)
 		b.refused[function] = t // functions have a bound
 	}
-	f := &Refused{Grant: g.grant, Tenant: g.tenant, Share: g.share, Limit: g.limit, Used: used, Held: held, Ends: g.window.end}
+	f := &Refused{Grant: *g.grant, Tenant: g.tenant, Share: g.share, Limit: g.limit, Used: used, Held: held, Ends: g.window.end}
 	if d := now.Sub(t.at); d >= tellEvery || d < 0 {
 		f.Tell, f.Left = true, t.left
 		t.at, t.left = now, 0
@@ -814,7 +817,11 @@ func (l *Ledger) warn(r *Reservation, g *applied, before, after int64) {
 // callerName returns a caller's name as it is counted: one that is long, or has
 // anything but letters, digits and marks, is told apart by its hash.
 func callerName(s string) string {
-	if len(s) <= maxCaller && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' }) && s != Others {
+	plain := len(s) <= maxCaller && s != Others
+	for i := 0; plain && i < len(s); i++ {
+		plain = s[i] > ' ' && s[i] <= '~'
+	}
+	if plain {
 		return s
 	}
 	return hashed(s)

@@ -26,6 +26,7 @@ type slots struct {
 	data []byte
 	free []int32 // the last one goes first, so that few pages are in use
 	next uint64  // the number of the next call
+	head [8]byte // room for a number that is summed
 }
 
 const (
@@ -94,11 +95,10 @@ func (s *slots) slot(i int32) []byte { return s.data[int(i)*slotBytes : (int(i)+
 
 func (s *slots) store(i int32, n uint64) { binary.LittleEndian.PutUint64(s.slot(i), n) }
 
-// slotSum is over a slot's number and its text.
-func slotSum(n uint64, text []byte) uint32 {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], n)
-	return crc32.Update(crc32.ChecksumIEEE(b[:]), crc32.IEEETable, text)
+// slotSum is over a slot's number, which it writes into b, and its text.
+func slotSum(b []byte, n uint64, text []byte) uint32 {
+	binary.LittleEndian.PutUint64(b, n)
+	return crc32.Update(crc32.ChecksumIEEE(b), crc32.IEEETable, text)
 }
 
 // take keeps h in a free slot. It reports false if there is none.
@@ -119,7 +119,7 @@ func (s *slots) take(h *held) bool {
 		return false
 	}
 	binary.LittleEndian.PutUint32(b[8:], uint32(len(text)))
-	binary.LittleEndian.PutUint32(b[12:], slotSum(h.number, text))
+	binary.LittleEndian.PutUint32(b[12:], slotSum(s.head[:], h.number, text))
 	s.store(h.slot, h.number)
 	return true
 }
@@ -169,12 +169,26 @@ func appendHeld(b []byte, h *held) []byte {
 		b = append(append(b, text...), '\n')
 	}
 	for _, n := range [...]int64{int64(h.version), int64(h.others), h.at.Unix()} {
-		b = append(strconv.AppendInt(b, n, 36), '\n')
+		b = append(append36(b, n), '\n')
 	}
 	for _, n := range h.most {
-		b = append(strconv.AppendInt(b, n, 36), '\n')
+		b = append(append36(b, n), '\n')
 	}
 	return b
+}
+
+// append36 appends n, which is not negative, to the base 36. strconv divides by a
+// base that it is told, which costs a call more than all else here.
+func append36(b []byte, n int64) []byte {
+	var digits [13]byte
+	i := len(digits)
+	for u := uint64(n); ; u /= 36 {
+		i--
+		digits[i] = "0123456789abcdefghijklmnopqrstuvwxyz"[u%36]
+		if u < 36 {
+			return append(b, digits[i:]...)
+		}
+	}
 }
 
 func clip(s string, most int) string { return strings.ReplaceAll(s[:min(len(s), most)], "\n", " ") }
@@ -186,7 +200,7 @@ func parseSlot(b []byte) (h held, ok bool) {
 		return h, false
 	}
 	text := b[slotHead : slotHead+n]
-	if slotSum(binary.LittleEndian.Uint64(b), text) != binary.LittleEndian.Uint32(b[12:]) {
+	if slotSum(make([]byte, 8), binary.LittleEndian.Uint64(b), text) != binary.LittleEndian.Uint32(b[12:]) {
 		return h, false
 	}
 	lines := strings.Split(string(text), "\n")
