@@ -41,15 +41,15 @@ func (g *Gate) checkBudget(ctx context.Context, c *bawn.Call, a *Admission) erro
 		Caller: payer(from), Anonymous: from.Kind == anonymous,
 		Most: v.Most(), Grants: grants,
 	})
+	if err == nil {
+		a.budget = r
+		return nil
+	}
 	var over *meter.Refused
 	if errors.As(err, &over) {
 		return g.overBudget(ctx, c, a, over)
 	}
-	if err != nil {
-		return err
-	}
-	a.budget = r
-	return nil
+	return err
 }
 
 // payer is the name that what a caller uses is counted under. Of a function it is

@@ -155,7 +155,11 @@ func (g *Gate) holds(data []byte, in *bawn.Input, a *Admission, what string) *mi
 	}
 	a.document = d
 	if in != nil && in.Schema != "" {
-		if m := g.fits(in.Schema, d, what); m != nil {
+		s, m := g.schema(in.Schema)
+		if m != nil {
+			return m
+		}
+		if m := fits(s, d, what); m != nil {
 			return m
 		}
 	}
@@ -167,17 +171,23 @@ func (g *Gate) holds(data []byte, in *bawn.Input, a *Admission, what string) *mi
 	return nil
 }
 
-// fits holds a document against a schema.
-func (g *Gate) fits(text string, d *schema.Document, what string) *misfit {
+// schema returns the compiled schema of a text.
+func (g *Gate) schema(text string) (*schema.Schema, *misfit) {
 	s, err := g.schemas.Get(text)
 	if err != nil {
-		return &misfit{control: "D1", code: bawn.CodeInternal, message: "the schema cannot be used: " + err.Error()}
+		return nil, &misfit{control: "D1", code: bawn.CodeInternal, message: "the schema cannot be used: " + err.Error()}
 	}
-	var bad *schema.ValidationError
-	if !errors.As(s.Validate(d), &bad) {
+	return s, nil
+}
+
+// fits holds a document against a schema.
+func fits(s *schema.Schema, d *schema.Document, what string) *misfit {
+	err := s.Validate(d)
+	if err == nil {
 		return nil
 	}
-	if bad.Work {
+	var bad *schema.ValidationError
+	if !errors.As(err, &bad) || bad.Work {
 		return wrongInput("D1", "send less", "to hold %s against the function's schema takes too much work", what)
 	}
 	places := make([]string, len(bad.Misfits))
@@ -222,22 +232,22 @@ func (g *Gate) takesBody(r *bawn.Request, a *Admission, in *bawn.Input) *misfit 
 	if is.encoded {
 		return wrongInput("D1", "send it without a Content-Encoding", "the body is encoded, and a schema says what is in it")
 	}
-	s, err := g.schemas.Get(in.Schema)
-	if err != nil {
-		return &misfit{control: "D1", code: bawn.CodeInternal, message: "the schema cannot be used: " + err.Error()}
+	if is.kind == jsonBody || is.kind == "" {
+		return g.holds(r.Body, in, a, "the body")
+	}
+	s, m := g.schema(in.Schema)
+	if m != nil {
+		return m
 	}
 	var d *schema.Document
+	var err error
 	switch {
-	case is.kind == jsonBody || is.kind == "" && len(r.Body) == 0:
-		return g.holds(r.Body, in, a, "the body")
 	case is.kind == formBody:
 		values, bad := url.ParseQuery(string(r.Body))
 		if bad != nil {
 			return wrongInput("D3", "encode it as HTML forms are", "the body is no form")
 		}
 		d, err = s.Object(slices.Sorted(maps.Keys(values)), values)
-	case is.kind == "":
-		return g.holds(r.Body, in, a, "the body")
 	case s.TakesText():
 		d, err = schema.Text(r.Body)
 	default:
@@ -249,7 +259,7 @@ func (g *Gate) takesBody(r *bawn.Request, a *Admission, in *bawn.Input) *misfit 
 		return wrongInput("D3", "send it as UTF-8", "the body %s", err.Error())
 	}
 	a.document = d
-	if m := g.fits(in.Schema, d, "the body"); m != nil {
+	if m := fits(s, d, "the body"); m != nil {
 		return m
 	}
 	return prototype(d, "the body")
@@ -341,15 +351,15 @@ func (g *Gate) takesParameters(r *bawn.Request, in *bawn.Input) *misfit {
 
 // object holds names with texts against a schema of an object.
 func (g *Gate) object(text string, values map[string][]string, what string) *misfit {
-	s, err := g.schemas.Get(text)
-	if err != nil {
-		return &misfit{control: "D1", code: bawn.CodeInternal, message: "the schema cannot be used: " + err.Error()}
+	s, m := g.schema(text)
+	if m != nil {
+		return m
 	}
 	d, err := s.Object(slices.Sorted(maps.Keys(values)), values)
 	if err != nil {
 		return wrongInput("D3", "send it as UTF-8", "%s %s", what, err.Error())
 	}
-	if m := g.fits(text, d, what); m != nil {
+	if m := fits(s, d, what); m != nil {
 		return m
 	}
 	return prototype(d, what)
