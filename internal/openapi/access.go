@@ -78,7 +78,9 @@ func (im *importer) scheme(name string) (access, what string) {
 	case "apiKey":
 		return "", "an API key in the " + cut(text(s["in"])) + " " + strconv.Quote(cut(text(s["name"])))
 	case "mutualTLS":
-		return "", what
+		// No document says whose certificates, and without that mtls lets in all that the
+		// tenant's issuers vouch for, whatever their roles.
+		return "", what + " (access.mtls says whose certificates are taken)"
 	}
 	switch {
 	case issuer == "" && (what == "oauth2" || what == "http bearer"):

@@ -115,7 +115,7 @@ func TestImportAccess(t *testing.T) {
 		{"OAuth 2.0 of nobody", `"k":{"type":"oauth2","flows":{"clientCredentials":{"tokenUrl":"https://id.example.com/t","scopes":{}}}}`, `[{"k":[]}]`, nil, bawn.AccessKey, "--issuer"},
 		{"two at once", `"a":{"type":"http","scheme":"bearer","bearerFormat":"JWT"},"b":{"type":"apiKey","in":"query","name":"k"}`, `[{"a":[],"b":[]}]`,
 			func(o *Options) { o.Issuer, o.Audience = "https://id.example.com", "shop" }, bawn.AccessKey, "a and b"},
-		{"mutual TLS", `"k":{"type":"mutualTLS"}`, `[{"k":[]}]`, nil, bawn.AccessKey, "mutualTLS"},
+		{"mutual TLS", `"k":{"type":"mutualTLS"}`, `[{"k":[]}]`, nil, bawn.AccessKey, "access.mtls"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := options()
