@@ -153,8 +153,9 @@ type rule struct {
 	types      types // 0 means all
 	literals   []literal
 	format     *jsonschema.Format
-	pins       bool  // whether format leaves no room for an attack
-	only, ref  *rule // only: beside it nothing counts
+	pins       bool                // whether format leaves no room for an attack
+	surely     func(s []byte) bool // of format, or nil; see surely
+	only, ref  *rule               // only: beside it nothing counts
 	dynamic    *rule
 	anchor     string // of dynamic; empty if it is an ordinary reference
 	allOf      []*rule
@@ -335,6 +336,7 @@ func (b *builder) values(s *jsonschema.Schema, r *rule) {
 		r.format = nil
 	}
 	if r.format != nil {
+		r.surely = surely[r.format.Name]
 		switch r.format.Name {
 		case "date", "time", "date-time", "duration", "uuid", "ipv4", "ipv6", "hostname", "email", "semver":
 			r.pins = true

@@ -65,3 +65,39 @@ func FuzzStraight(f *testing.F) {
 		}
 	})
 }
+
+// What is surely of a format is of it for the library, too; and what people write is
+// surely of it, or the test would be of no use.
+func FuzzFormats(f *testing.F) {
+	for _, text := range []string{
+		"2b0f1f7e-3d0c-4f4f-9a53-6c1d0f6a7c11", "2B0F1F7E-3D0C-4F4F-9A53-6C1D0F6A7C11", "mary.oconnor@example.com", "o'brien@example.com", "a@b", "a..b@c", ".a@b", "a@b.", "a@-b", "a@[::1]",
+		"2026-11-21", "2026-02-30", "2026-13-01", "0000-00-00", "10:15:00Z", "10:15:60Z", "23:59:59.123+01:00", "23:59:59.-01:00", "24:00:00Z", "10:15:00+24:00",
+		"2026-11-21T10:15:00Z", "2026-11-21t10:15:00z", "2026-11-21 10:15:00Z", "2026-11-21T10:15:00.5-05:30", "2026-11-21T", "é@b", "",
+	} {
+		f.Add(text)
+	}
+	schemas := map[string]*Schema{}
+	for name := range surely {
+		schemas[name] = compiled(f, `{"format": "`+name+`"}`)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for name, is := range surely {
+			if is([]byte(text)) && schemas[name].root.format.Validate(text) != nil {
+				t.Errorf("%q is taken for a %s", text, name)
+			}
+		}
+	})
+}
+
+func TestSurely(t *testing.T) {
+	for text, want := range map[string]string{
+		"2b0f1f7e-3d0c-4f4f-9a53-6c1d0f6a7c11": "uuid", "mary.o-connor+x@mail.example.com": "email", "2026-11-21": "date",
+		"10:15:00Z": "time", "10:15:00.25+01:00": "time", "2026-11-21T10:15:00Z": "date-time",
+	} {
+		for name, is := range surely {
+			if is([]byte(text)) != (name == want) {
+				t.Errorf("%q is surely a %s: %v", text, name, name != want)
+			}
+		}
+	}
+}

@@ -558,7 +558,7 @@ func (r *run) str(u *rule, at int, n *node) bool {
 		if u.format.Name == "regex" {
 			r.work(0, regexCost*int64(len(s)))
 		}
-		if u.format.Validate(string(s)) != nil {
+		if (u.surely == nil || !u.surely(s)) && u.format.Validate(string(s)) != nil {
 			if ok = false; !r.miss(at, "format") {
 				return false
 			}
