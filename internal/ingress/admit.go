@@ -79,6 +79,7 @@ type Gate struct {
 	loops    told  // of refusals of loops that come from outside
 	unfit    paces // records of what does not fit
 	schemas  schema.Cache
+	reader   schema.Reader
 	draining atomic.Bool
 	running  atomic.Int64
 	counts   [checkCount + 1]atomic.Uint64 // refusals by check; the last is what was admitted
@@ -202,7 +203,7 @@ type Admission struct {
 	gate     *Gate
 	public   *bawn.PublicAccess // why everybody may; nil if not
 	refusal  error              // why the credential was refused
-	document *schema.Document   // the body or the event as JSON, if a check has read it
+	document *schema.Document   // the body or the event as JSON, if a check has read it; only for other checks
 	settled  bool
 	refuses  int                // the check that says no, if it is not the one that is run; 0 if it is
 	standing *standing          // of the function
@@ -234,6 +235,12 @@ func (a *Admission) release() {
 	}
 	a.untried()
 	a.leave()
+}
+
+// forget lets go of what only checks need.
+func (a *Admission) forget() {
+	a.gate.reader.Release(a.document)
+	a.document = nil
 }
 
 const checkCount = 14
@@ -273,6 +280,7 @@ var checks = [checkCount]check{
 // c.Principal, and for a call by route c.Target and c.Route.
 func (g *Gate) Admit(ctx context.Context, c *bawn.Call) (*Admission, error) {
 	a := &Admission{gate: g}
+	defer a.forget()
 	var began time.Time
 	for i := range checks {
 		if g.cfg.Timed != nil {

@@ -146,7 +146,7 @@ func (g *Gate) takesEvent(c *bawn.Call, a *Admission, in *bawn.Input) *misfit {
 
 // holds reads JSON strictly, and holds it against the schema of in, if it has one.
 func (g *Gate) holds(data []byte, in *bawn.Input, a *Admission, what string) *misfit {
-	d, err := schema.Parse(data, maxInputDepth)
+	d, err := g.reader.Parse(data, maxInputDepth)
 	if err != nil {
 		if len(data) == 0 {
 			return wrongInput("D1", "send JSON that fits the function's schema", "%s is missing", what)

@@ -13,6 +13,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -23,8 +24,9 @@ const (
 	maxNumber   = 128     // bytes of a number
 	maxExponent = 400     // of a number, either way
 	maxBytes    = 64 << 20
-	fewMembers  = 12   // up to which names are compared one by one
-	maxRoom     = 4096 // nodes that there is room for at once
+	fewMembers  = 12       // up to which names are compared one by one
+	maxRoom     = 4096     // nodes that there is room for at once, and that a [Reader] keeps
+	maxKeptText = 64 << 10 // bytes of the text of strings with escapes that it keeps
 )
 
 // Kind is what a value is.
@@ -79,23 +81,61 @@ func (e *ParseError) Error() string { return e.Reason }
 // numbers of more than 128 bytes or with exponents beyond 400, more than
 // [MaxValues] values. Its error is a *ParseError. data must not change afterwards.
 func Parse(data []byte, depth int) (*Document, error) {
-	p := parser{Document: Document{data: data, proto: -1}, depth: min(depth, MaxDepth)}
+	d := &Document{}
+	if err := d.parse(data, depth); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Reader reads documents in the room of those that it was given back. The zero value
+// is ready; it is safe for concurrent use.
+type Reader struct{ idle sync.Pool }
+
+// Parse is [Parse].
+func (r *Reader) Parse(data []byte, depth int) (*Document, error) {
+	d, ok := r.idle.Get().(*Document)
+	if !ok {
+		d = &Document{}
+	}
+	if err := d.parse(data, depth); err != nil {
+		r.Release(d)
+		return nil, err
+	}
+	return d, nil
+}
+
+// Release takes back a document, which must not be used again; nil is none.
+func (r *Reader) Release(d *Document) {
+	if d == nil || cap(d.nodes) > maxRoom || cap(d.text) > maxKeptText {
+		return // the next one is seldom as large
+	}
+	*d = Document{nodes: d.nodes[:0], text: d.text[:0]}
+	r.idle.Put(d)
+}
+
+// parse reads data into d, which is empty.
+func (d *Document) parse(data []byte, depth int) error {
+	d.data, d.proto = data, -1
+	p := parser{Document: d, depth: min(depth, MaxDepth)}
 	if len(data) > maxBytes {
-		return nil, &ParseError{0, "is too large"}
+		return &ParseError{0, "is too large"}
 	}
 	if !utf8.Valid(data) {
-		return nil, &ParseError{0, "is not UTF-8"}
+		return &ParseError{0, "is not UTF-8"}
 	}
-	p.nodes = make([]node, 0, min(room(data), maxRoom))
+	if n := min(room(data), maxRoom); cap(d.nodes) < n {
+		d.nodes = make([]node, 0, n)
+	}
 	p.space()
 	if err := p.value(0, false); err != nil {
-		return nil, err
+		return err
 	}
 	p.space()
 	if p.at < len(data) {
-		return nil, p.wrong("goes on after the end of its JSON")
+		return p.wrong("goes on after the end of its JSON")
 	}
-	return &p.Document, nil
+	return nil
 }
 
 // room returns how many nodes a document has, or a few more if what stands between
@@ -214,7 +254,7 @@ func (d *Document) string(n *node) []byte {
 
 // parser reads a document.
 type parser struct {
-	Document
+	*Document
 	at    int
 	depth int
 }

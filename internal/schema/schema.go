@@ -809,7 +809,7 @@ func (w shape) append(b []byte, text string) ([]byte, error) {
 
 // isNumber reports whether a text is a number as JSON has it.
 func isNumber(text string) bool {
-	p := parser{Document: Document{data: []byte(text)}}
+	p := parser{Document: &Document{data: []byte(text)}}
 	return text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') && p.number() == nil && p.at == len(text)
 }
 
