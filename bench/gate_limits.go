@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -137,8 +138,10 @@ func (t *target) goodput(n int, d time.Duration) (rate float64, refused int64, e
 			c.close()
 		}
 	}()
-	for range n {
-		c, err := t.dial()
+	for i := range n {
+		of := *t // one address has a quarter of the node's connections
+		of.from = &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i/64))}
+		c, err := of.dial()
 		if err != nil {
 			return 0, 0, err
 		}
