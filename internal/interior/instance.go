@@ -179,7 +179,8 @@ func (p *Pool) specialise(ctx context.Context, f *fleet, b *boxed, code []string
 	}
 	err = in.loadFailed(err)
 	if failed, ok := err.(*loadError); ok {
-		failed.usage = bawn.Usage{Cold: true, Init: in.init, CPU: in.used(in.init)}
+		cpu, _ := in.used(in.init)
+		failed.usage = bawn.Usage{Cold: true, Init: in.init, CPU: cpu}
 	}
 	return nil, err
 }
@@ -338,12 +339,16 @@ func (in *instance) finish(c *bawn.Call, res *bawn.Result, began time.Time) {
 	now := time.Now()
 	res.Usage.Duration = now.Sub(began)
 	res.Usage.MaxMemory = in.sample(now)
-	res.Usage.CPU = in.used(res.Usage.Duration + res.Usage.Init)
+	var known bool
+	res.Usage.CPU, known = in.used(res.Usage.Duration + res.Usage.Init)
 	res.Log = in.out.end(c.ID, &res.Usage, in.fleet.version.Perimeter.Interior.Memory)
 	saturated := in.fleet.fn.pool.cfg.Saturated()
 	in.fleet.fn.mu.Lock()
 	in.memory = res.Usage.MaxMemory
 	in.fleet.served(res.Usage.Duration, saturated)
+	if known && !res.Usage.Cold {
+		in.fleet.computed(res.Usage.CPU, res.Usage.Duration, saturated)
+	}
 	in.fleet.fn.mu.Unlock()
 	in.put()
 }
@@ -365,18 +370,18 @@ func (in *instance) sample(now time.Time) int64 {
 // used returns the processor time since the end of the last call: what is left
 // running in between is part of the next. Where that cannot be known, as of an
 // instance that has ended, it is the most that fits into the time that the call
-// took.
-func (in *instance) used(took time.Duration) time.Duration {
+// took, and known is false.
+func (in *instance) used(took time.Duration) (u time.Duration, known bool) {
 	now, ok := in.box.CPU()
 	if !ok {
 		now = time.Duration(in.atKill.Load())
 	}
 	if now < in.cpu || now == 0 {
-		return time.Duration(float64(took) * in.fleet.version.Perimeter.Interior.CPU)
+		return time.Duration(float64(took) * in.fleet.version.Perimeter.Interior.CPU), false
 	}
-	u := now - in.cpu
+	u = now - in.cpu
 	in.cpu = now
-	return u
+	return u, true
 }
 
 // A stream is an answer in the making. The instance is busy until it is read to

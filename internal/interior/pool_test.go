@@ -28,6 +28,7 @@ import (
 // sandboxtest tests with the real driver.
 type fakeDriver struct {
 	boot, load time.Duration
+	cpu        time.Duration // of each call; 0: it cannot be known
 	handle     func(b *fakeBox, event []byte) fakeAnswer
 	loading    func(b *fakeBox) fakeAnswer // nil: it loads
 	output     func() (*os.File, *os.File)
@@ -264,7 +265,9 @@ func (b *fakeBox) Thaw(context.Context) error {
 	b.is.thaws++
 	return nil
 }
-func (b *fakeBox) CPU() (time.Duration, bool) { return 0, false }
+func (b *fakeBox) CPU() (time.Duration, bool) {
+	return time.Duration(b.state().served+1) * b.d.cpu, b.d.cpu > 0
+}
 func (b *fakeBox) Stats(context.Context) (sandbox.Stats, error) {
 	return sandbox.Stats{Memory: 10 << 20, MaxMemory: 20 << 20}, nil
 }
@@ -701,11 +704,68 @@ func TestGrowth(t *testing.T) {
 	}
 }
 
-// A quick handler that all at once is slow grows too.
+// A handler that computes gets no more instances than the processors can keep at
+// work, before they show as saturated; one that waits gets them.
+func TestGrowthComputing(t *testing.T) {
+	before := runtime.GOMAXPROCS(2)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+	for _, test := range []struct {
+		name          string
+		cpu           time.Duration
+		least, atMost int
+	}{
+		{"all of the time", 10 * time.Millisecond, 1, 5},
+		{"half of the time", 5 * time.Millisecond, 1, 9},
+		{"a moment", 100 * time.Microsecond, 32, 64},
+		{"nobody knows", 0, 32, 64},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &fakeDriver{boot: 20 * time.Millisecond, cpu: test.cpu, handle: func(*fakeBox, []byte) fakeAnswer {
+					time.Sleep(10 * time.Millisecond)
+					return fakeAnswer{body: "1"}
+				}}
+				p, _ := newPool(t, d, nil)
+				p.Expect(map[bawn.Runtime]int{bawn.Python311: 1})
+				time.Sleep(time.Second)
+				v := version(nil)
+				for range 10 {
+					run(t, p, v, "{}")
+				}
+				var wg sync.WaitGroup
+				for range 64 {
+					wg.Go(func() {
+						for range 20 {
+							run(t, p, v, "{}")
+						}
+					})
+				}
+				wg.Wait()
+				served := 0
+				for _, b := range d.all() {
+					if b.state().served > 0 {
+						served++
+					}
+				}
+				if served < test.least || served > test.atMost {
+					t.Errorf("%d instances for 64 callers, want %d to %d", served, test.least, test.atMost)
+				}
+			})
+		})
+	}
+}
+
+// A quick handler that all at once is slow grows too, also one that computed.
 func TestGrowthLate(t *testing.T) {
+	for _, cpu := range []time.Duration{0, time.Millisecond} {
+		testGrowthLate(t, cpu)
+	}
+}
+
+func testGrowthLate(t *testing.T, cpu time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		var slow atomic.Bool
-		d := &fakeDriver{handle: func(*fakeBox, []byte) fakeAnswer {
+		d := &fakeDriver{cpu: cpu, handle: func(*fakeBox, []byte) fakeAnswer {
 			if slow.Load() {
 				time.Sleep(time.Second)
 			}

@@ -2,6 +2,7 @@ package interior
 
 import (
 	"context"
+	"math"
 	"math/bits"
 	"runtime"
 	"slices"
@@ -61,6 +62,7 @@ type fleet struct {
 	began     time.Time     // of the oldest start going on
 	quick     time.Duration // how long a call takes that nothing holds up; see served
 	samples   int
+	cpu, wall time.Duration // of a call, on average over those that nothing held up; see computed
 	last      time.Time     // of the last call
 	gap       time.Duration // mean time between recent calls
 	growing   *time.Timer
@@ -131,7 +133,9 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 	if in == nil && !start {
 		// A function's events may take as much as they leave for those of others.
 		size, left := int64(len(c.Event)), maxQueueBytes-p.queuedBytes.Load()
-		full := len(fn.waiters) >= p.cfg.QueueLength && !fn.displace(t, func() error { return p.throttle(v, "other callers wait, too") })
+		// Instances that there could be and are not, since they would be of no use, are
+		// room to wait: the gate has let the calls in that all of them would serve.
+		full := len(fn.waiters) >= p.cfg.QueueLength+max(0, f.limit()-fn.slots) && !fn.displace(t, func() error { return p.throttle(v, "other callers wait, too") })
 		if full || size > left || fn.bytes+size > left {
 			fn.drop(t)
 			fn.mu.Unlock()
@@ -652,6 +656,10 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration, saturated b
 	room := waiting
 	if saturated && each < growQuick {
 		room = cores - have
+	} else if known && late < growSlow {
+		// Whether the processors are saturated shows late when many come at once. Once
+		// it would have shown, and a call waits still, it is no matter of processors.
+		room = min(room, f.runnable(cores)-have)
 	}
 	if !known {
 		// Once the running call is beyond what a quick handler takes on a busy host.
@@ -673,7 +681,7 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration, saturated b
 			add = max(add, 1)
 		}
 	}
-	return min(max(add, 0), room)
+	return max(0, min(add, room))
 }
 
 // patience is how long a start may take before it counts as slow.
@@ -696,6 +704,34 @@ func (f *fleet) served(d time.Duration, saturated bool) {
 	default:
 		f.quick += (d - f.quick) / 32
 	}
+}
+
+// computed takes note of what a call took of the processors, and how long it took
+// with that. A call that others may have held up says nothing of that. Needs mu.
+func (f *fleet) computed(cpu, wall time.Duration, saturated bool) {
+	switch {
+	case f.wall == 0:
+		f.cpu, f.wall = cpu, wall
+		return
+	case saturated || f.busy > 2*runtime.GOMAXPROCS(0):
+		return
+	case wall < f.wall: // fewer are too fast by chance than too slow
+		f.wall += (wall - f.wall) / 4
+	default:
+		f.wall += (wall - f.wall) / 64
+	}
+	f.cpu += (cpu - f.cpu) / 16
+}
+
+// runnable is how many instances keep the processors at work. Calls of a function
+// that computes for half of its time are not served sooner by more than two for each
+// processor, and each start takes from those that run; it is far more for one that
+// mostly waits. Needs mu.
+func (f *fleet) runnable(cores int) int {
+	if f.cpu <= 0 {
+		return math.MaxInt
+	}
+	return int(min(float64(cores)*float64(f.wall)/float64(f.cpu)+1, math.MaxInt32))
 }
 
 // sweep freezes and reaps idle instances, for as long as the pool lives.
