@@ -73,6 +73,24 @@ func (g *Gate) lookAround(ctx context.Context, c *bawn.Call, a *Admission) error
 	return g.crowd(ctx, c, a, no)
 }
 
+// Room returns why there is no room for a call by route of somebody who shows no
+// credential, or nil. A trigger asks before it reads a body that would be read for
+// nothing; whether the call is let in is still for [Gate.Admit] to say.
+func (g *Gate) Room(ctx context.Context, c *bawn.Call) error {
+	v := g.Resolve(c.Target)
+	if v == nil {
+		return nil
+	}
+	stranger := *c
+	stranger.Principal = bawn.Anonymous()
+	a := &Admission{gate: g, Version: v, standing: g.limits.of(v.Tenant, v.Function), caller: g.limits.rates.caller(&stranger)}
+	err := g.lookAround(ctx, &stranger, a)
+	if err != nil {
+		g.counts[shareCheck].Add(1)
+	}
+	return err
+}
+
 func (g *Gate) crowd(ctx context.Context, c *bawn.Call, a *Admission, no *curbing) error {
 	no.told, no.wait, no.crowded = &a.standing.told, time.Second, true
 	return g.curb(ctx, c, a, *no)

@@ -67,7 +67,13 @@ func TestH8RoomByPriority(t *testing.T) {
 		t.Errorf("left behind: %d, %v", s.running, s.by)
 	}
 	// The node as a whole has bounds, too, and they are for the known last.
+	check1(t, w.gate.Room(ctx, w.byRoute(t, "GET", "/open", "")))
 	w.gate.running.Store(maxRunning / 2)
+	shed := w.gate.Refusals()["share"]
+	wantCode(t, w.gate.Room(ctx, w.byRoute(t, "GET", "/open", "")), bawn.CodeUnavailable)
+	if n := w.gate.Refusals()["share"] - shed; n != 1 {
+		t.Errorf("the refusal ahead of the body is counted %d times", n)
+	}
 	_, err := w.gate.Admit(ctx, w.byRoute(t, "GET", "/open", ""))
 	wantCode(t, err, bawn.CodeUnavailable)
 	a, err := w.gate.Admit(ctx, w.byRoute(t, "GET", "/open", w.key(t, "main", bawn.RoleInvoker)))

@@ -84,6 +84,15 @@ func (i *Invoker) Flood(ctx context.Context, c *bawn.Call) error {
 	return err
 }
 
+// Room returns why a body need not be read; see [ingress.Gate.Room].
+func (i *Invoker) Room(ctx context.Context, c *bawn.Call) error {
+	err := i.cfg.Gate.Room(ctx, c)
+	if err != nil {
+		i.cfg.Observe(Observation{Call: c, Err: err})
+	}
+	return err
+}
+
 // Ours reads an Authorization header; see [ingress.Gate.Ours].
 func (i *Invoker) Ours(route *bawn.Route, authorization string) (bearer string, signed bool) {
 	return i.cfg.Gate.Ours(route, authorization)

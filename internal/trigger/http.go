@@ -137,6 +137,10 @@ func (t *httpTrigger) call(w http.ResponseWriter, r *http.Request, c *bawn.Call,
 		}
 	case !m.Route.Access.Public.Open(c.At):
 		return nil
+	case r.ContentLength != 0: // of strangers there may be any number
+		if err := t.cfg.Invoker.Room(r.Context(), c); err != nil {
+			return err
+		}
 	}
 	body, err := readBody(r, s)
 	if err != nil {

@@ -223,7 +223,7 @@ func newFront(t testing.TB, run program, change func(*bawn.Version)) *front {
 	})
 	t.Cleanup(f.pool.Close)
 	f.gate, err = ingress.Open(ctx, ingress.Config{
-		Functions: functions, Versions: versions, Identity: who, Policy: policy.New(f.log, nil), Runtimes: f.pool.Expect, Removed: f.pool.Retire,
+		Functions: functions, Versions: versions, Identity: who, Policy: policy.New(f.log, nil), Record: f.log.Append, Runtimes: f.pool.Expect, Removed: f.pool.Retire,
 	})
 	must(err)
 	t.Cleanup(f.gate.Close)

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -59,6 +61,34 @@ func TestBodyOfStrangersIsNotRead(t *testing.T) {
 		if w := post(h, test.path, test.key, b); w.Code != test.status || b.read.Load() != test.read {
 			t.Errorf("%s with %.12q: %d, body read: %v", test.path, test.key, w.Code, b.read.Load())
 		}
+	}
+}
+
+// Control H8: nor is the body of a stranger for whom there is no room.
+func TestH8BodyWithoutRoomIsNotRead(t *testing.T) {
+	free := make(chan struct{})
+	f := newFront(t, func(w io.Writer, id string, event []byte) {
+		<-free
+		echo(w, id, event)
+	}, func(v *bawn.Version) { v.Perimeter.Interior.Concurrency = 2 })
+	h := NewHTTP(HTTPConfig{Invoker: f.calls})
+	var stay sync.WaitGroup
+	defer stay.Wait()
+	defer close(free)
+	full := func() bool { return f.gate.Refusals()["share"] > 0 }
+	for !full() { // they stay until there is no more room
+		let := f.gate.Running()
+		stay.Go(func() { post(h, "/open", "", &watched{Reader: strings.NewReader("{}")}) })
+		for !full() && f.gate.Running() == let {
+			runtime.Gosched()
+		}
+	}
+	b := &watched{Reader: strings.NewReader("{}")}
+	if w := post(h, "/open", "", b); w.Code != 429 || b.read.Load() || w.Header().Get("Retry-After") == "" {
+		t.Errorf("%d, body read: %v, %v", w.Code, b.read.Load(), w.Header())
+	}
+	if f.gate.Running() == 0 {
+		t.Error("nobody was let in")
 	}
 }
 
