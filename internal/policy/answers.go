@@ -115,7 +115,7 @@ type plainKey struct {
 	public                   *bawn.PublicAccess
 	trigger                  string
 	guards                   *guards
-	open                     bool // whether what is public is so now
+	open, before             bool // whether what is public is so now, as the gate and as Cedar have it
 }
 
 // plainKeyOf reports false for a question of another kind.
@@ -125,10 +125,14 @@ func plainKeyOf(req *Request, now time.Time, g *guards) (k plainKey, ok bool) {
 		req.Object.Kind != "" || req.Without != "" || req.Caller != nil || len(req.Chain) > 0 || p.Kind == bawn.PrincipalFunction {
 		return k, false
 	}
-	return plainKey{
+	k = plainKey{
 		kind: p.Kind, tenant: p.Tenant, id: p.ID, access: p.Access, target: t, route: req.Route,
 		public: req.Public, trigger: req.Trigger, guards: g, open: req.Public.Open(now),
-	}, true
+	}
+	if req.Public != nil {
+		k.before = (&slice{until: req.Public.Until}).open(now)
+	}
+	return k, true
 }
 
 // decisions keeps the decisions that allowed a plain call. It is safe for concurrent

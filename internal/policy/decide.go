@@ -34,6 +34,14 @@ func loadBase(g *grammar) ([]rule, error) {
 
 // decide answers req without recording. What no rule permits is denied.
 func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
+	d, _ := e.weigh(req, now, g)
+	return d
+}
+
+// recall is decide with a memory of whole decisions. It is for what is asked in
+// earnest: what might be is asked once, and would take the room of what is.
+func (e *Engine) recall(req *Request, now time.Time) Decision {
+	g := e.guards.Load()
 	plain, ok := plainKeyOf(req, now, g)
 	if ok {
 		if known := e.decided.get(&plain, &req.Principal); known != nil {
@@ -48,8 +56,8 @@ func (e *Engine) decide(req *Request, now time.Time, g *guards) Decision {
 	return d
 }
 
-// weigh is decide without a memory of whole decisions. It reports whether the
-// decision is the same whenever the rules and the question are.
+// weigh is decide, and reports whether the decision is the same whenever the rules
+// and the question are.
 func (e *Engine) weigh(req *Request, now time.Time, g *guards) (d Decision, same bool) {
 	if req.Resource.Tenant == "" {
 		return Decision{Reason: "the request names no tenant"}, false
@@ -236,7 +244,8 @@ func (q *question) ask(o *outcome, manifest *own) (same bool) {
 	for _, sl := range asked {
 		o.add(sl, q, &req)
 	}
-	if same = same && len(o.failed) == 0; same {
+	// Guardrails that are only tried are not kept in memory by what they would say.
+	if same = same && len(o.failed) == 0; same && q.guards == q.e.guards.Load() {
 		q.e.asked.put(&key, o)
 	}
 	return same

@@ -219,7 +219,7 @@ func New(log *evidence.Log, now func() time.Time) *Engine {
 // rate for each principal and each tenant.
 func (e *Engine) Authorize(ctx context.Context, req Request) (Decision, error) {
 	now := e.now()
-	d := e.decide(&req, now, e.guards.Load())
+	d := e.recall(&req, now)
 	if d.Allow && reads(req.Action) {
 		return d, nil
 	}

@@ -3,6 +3,8 @@ package policy
 import (
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -341,8 +343,12 @@ func TestA3KeptAnswersHoldNoLonger(t *testing.T) {
 	ask := func(what string, want bool, r Request) {
 		t.Helper()
 		for range 3 { // the first may be asked, the others are known
-			if d := e.Ask(r); d.Allow != want {
+			d := e.Ask(r)
+			if d.Allow != want {
 				t.Errorf("%s: %v, want %v: %s", what, d.Allow, want, d.Reason)
+			}
+			if known := e.recall(&r, at); !reflect.DeepEqual(known, d) {
+				t.Errorf("%s: %+v is remembered, and it is %+v", what, known, d)
 			}
 		}
 	}
@@ -454,5 +460,105 @@ func TestH2DenialsAreBounded(t *testing.T) {
 	}
 	if len(f.of) > maxFloods+2 {
 		t.Errorf("%d are told apart", len(f.of))
+	}
+}
+
+// What is remembered of a decision never says more than the rules do, whatever has
+// changed since; control A3.
+func TestA3RememberedDecisions(t *testing.T) {
+	end := time.Unix(1_800_000_000, 500)
+	e := New(nil, nil)
+	r := rand.New(rand.NewPCG(3, 9))
+	var targets []*bawn.Version
+	for i, callers := range [][]string{nil, {"role:ops"}, {"front", "role:ops"}, {"*"}} {
+		v := made("f", callers, nil)
+		v.Number, v.Digest = i+1, fmt.Sprint("sha256:", i)
+		v.Perimeter.Ingress.HTTP = []bawn.Route{
+			{Method: "GET", Path: "/open", Access: bawn.Access{Public: &bawn.PublicAccess{Reason: "a shop", Until: end}}},
+			{Method: "GET", Path: "/keyed"}, {Method: "GET", Path: "/signed", Access: bawn.Access{SigV4: true}},
+		}
+		targets = append(targets, v)
+	}
+	guardrails := []string{"",
+		`forbid (principal, action == Bawn::Action::"invoke", resource) when { context.trigger == "lambda" };`,
+		`forbid (principal is Bawn::Anonymous, action == Bawn::Action::"invoke", resource);`,
+		`forbid (principal, action == Bawn::Action::"invoke", resource) when { context.now > datetime("2027-01-15T08:00:00.000Z") };`,
+		`forbid (principal, action == Bawn::Action::"invoke", resource) when { context has source && context.source.isLoopback() };`,
+		`forbid (principal, action == Bawn::Action::"invoke", resource) when { context has route && context.route == "GET /open" };`,
+	}
+	known := 0
+	for n := range 20_000 {
+		if n%500 == 0 {
+			g := &guards{tenants: map[string]*scope{}}
+			if text := guardrails[r.IntN(len(guardrails))]; text != "" {
+				g = g.with("main", e.withGuardrail(nil, "g", &Guardrail{Name: "g", Tenant: "main", Text: text, Hash: Hash(text)}))
+			}
+			e.guards.Store(g)
+		}
+		v := targets[r.IntN(len(targets))]
+		req := Request{Principal: key([]string{"main", "other"}[r.IntN(2)], []bawn.Role{bawn.RoleInvoker, "ops", bawn.RoleViewer}[r.IntN(3)]),
+			Action: []Action{Invoke, Invoke, Invoke, Read}[r.IntN(4)], Resource: v.Ref(), Target: v, Trigger: []string{"http", "lambda"}[r.IntN(2)],
+			Source: []string{"127.0.0.1", "192.0.2.1", ""}[r.IntN(3)]}
+		req.Principal.Access = []string{"", bawn.AccessSigV4}[r.IntN(2)]
+		switch r.IntN(4) {
+		case 0:
+			req.Principal.Functions = []string{"g"}
+		case 1:
+			req.Principal = bawn.Anonymous()
+		}
+		if i := r.IntN(4); i < 3 {
+			req.Route = &v.Perimeter.Ingress.HTTP[i]
+			if r.IntN(3) > 0 {
+				req.Public = req.Route.Access.Public
+			}
+		}
+		switch r.IntN(40) {
+		case 0:
+			req.Without = "a grant is missing"
+		case 1:
+			req.Resource.Function = "another"
+		case 2:
+			req.Object = Object{Kind: Vault, ID: "key"}
+		case 3:
+			req.Hops = 3
+		}
+		at := end.Add([]time.Duration{-time.Hour, -1, 0, 1, time.Millisecond, time.Hour}[r.IntN(6)])
+		before := len(e.decided.kept)
+		got := e.recall(&req, at)
+		if got.Allow && len(e.decided.kept) == before {
+			known++
+		}
+		asked, decided := e.asked.kept, e.decided.kept
+		e.asked.kept, e.decided.kept = nil, nil
+		if want := e.decide(&req, at, e.guards.Load()); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%+v at %v:\n%+v is remembered, and it is\n%+v", req, at, got, want)
+		}
+		e.asked.kept, e.decided.kept = asked, decided
+	}
+	if known < 100 {
+		t.Errorf("%d decisions were remembered: this shows nothing", known)
+	}
+}
+
+// Who tries guardrails, or asks what would be, takes no room of what is asked in
+// earnest, and what he tried does not stay.
+func TestA3TrialsAreNotKept(t *testing.T) {
+	e := New(nil, nil)
+	e.guards.Store(&guards{tenants: map[string]*scope{}})
+	v := made("f", nil, nil)
+	v.Digest = "sha256:1"
+	req := Request{Principal: key("main", bawn.RoleInvoker), Action: Invoke, Resource: v.Ref(), Target: v, Trigger: "lambda"}
+	ask, err := e.Trial("main", "g", `forbid (principal, action == Bawn::Action::"invoke", resource) when { context.trigger == "http" };`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ask(req).Allow || len(e.asked.kept)+len(e.decided.kept) != 0 {
+		t.Errorf("%d and %d answers of a trial are kept", len(e.asked.kept), len(e.decided.kept))
+	}
+	if !e.Ask(req).Allow || len(e.decided.kept) != 0 {
+		t.Error("what might be is kept")
+	}
+	if !e.recall(&req, time.Now()).Allow || len(e.decided.kept) != 1 {
+		t.Error("what is asked in earnest is not kept")
 	}
 }
