@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -752,6 +753,38 @@ func TestGrowthComputing(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// One call that computes for long says little of the others, and one that uses many
+// threads is no reason for fewer instances than there are processors.
+func TestRunnable(t *testing.T) {
+	const cores = 8
+	f := &fleet{}
+	if f.runnable(cores) < math.MaxInt32 {
+		t.Error("a function of which nothing is known is bounded")
+	}
+	for range 50 {
+		f.computed(500*time.Microsecond, 5*time.Millisecond, false)
+	}
+	if n := f.runnable(cores); n != 81 {
+		t.Errorf("%d instances keep 8 processors at work by calls that compute a tenth of the time, want 81", n)
+	}
+	f.computed(2*time.Second, 2*time.Second, false)
+	for i := range 20 {
+		f.computed(500*time.Microsecond, 5*time.Millisecond, false)
+		if n := f.runnable(cores); n <= cores {
+			t.Errorf("%d instances after a call that computed and %d others", n, i+1)
+		}
+	}
+	if n := f.runnable(cores); n < 60 {
+		t.Errorf("%d instances, twenty calls after one that computed", n)
+	}
+	for range 200 {
+		f.computed(20*time.Millisecond, 5*time.Millisecond, false)
+	}
+	if n := f.runnable(cores); n <= cores || n > 2*cores {
+		t.Errorf("%d instances of a function with four threads", n)
 	}
 }
 

@@ -133,9 +133,7 @@ func (p *Pool) acquireOnce(ctx context.Context, v *bawn.Version, c *bawn.Call) (
 	if in == nil && !start {
 		// A function's events may take as much as they leave for those of others.
 		size, left := int64(len(c.Event)), maxQueueBytes-p.queuedBytes.Load()
-		// Instances that there could be and are not, since they would be of no use, are
-		// room to wait: the gate has let the calls in that all of them would serve.
-		full := len(fn.waiters) >= p.cfg.QueueLength+max(0, f.limit()-fn.slots) && !fn.displace(t, func() error { return p.throttle(v, "other callers wait, too") })
+		full := len(fn.waiters) >= p.cfg.QueueLength+f.withheld() && !fn.displace(t, func() error { return p.throttle(v, "other callers wait, too") })
 		if full || size > left || fn.bytes+size > left {
 			fn.drop(t)
 			fn.mu.Unlock()
@@ -656,10 +654,15 @@ func (f *fleet) want(waiting int, now time.Time, late time.Duration, saturated b
 	room := waiting
 	if saturated && each < growQuick {
 		room = cores - have
-	} else if known && late < growSlow {
+	} else if most := f.runnable(cores); known && each < growSlow && late < growSlow && have+room > most {
 		// Whether the processors are saturated shows late when many come at once. Once
 		// it would have shown, and a call waits still, it is no matter of processors.
-		room = min(room, f.runnable(cores)-have)
+		for in := range f.instances {
+			if len(in.waits) > 0 { // for what it has called: it computes nothing
+				most++
+			}
+		}
+		room = min(room, most-have)
 	}
 	if !known {
 		// Once the running call is beyond what a quick handler takes on a busy host.
@@ -709,18 +712,25 @@ func (f *fleet) served(d time.Duration, saturated bool) {
 // computed takes note of what a call took of the processors, and how long it took
 // with that. A call that others may have held up says nothing of that. Needs mu.
 func (f *fleet) computed(cpu, wall time.Duration, saturated bool) {
+	weight := time.Duration(64)
 	switch {
 	case f.wall == 0:
-		f.cpu, f.wall = cpu, wall
-		return
+		weight = 1
 	case saturated || f.busy > 2*runtime.GOMAXPROCS(0):
 		return
 	case wall < f.wall: // fewer are too fast by chance than too slow
-		f.wall += (wall - f.wall) / 4
-	default:
-		f.wall += (wall - f.wall) / 64
+		weight = 4
 	}
-	f.cpu += (cpu - f.cpu) / 16
+	f.wall += (wall - f.wall) / weight
+	f.cpu += (min(cpu, wall) - f.cpu) / weight // several threads are no reason for fewer
+}
+
+// withheld is how many instances the function could have, and has not because they
+// would be of no use. They are room to wait, for the gate has let the calls in that
+// they would serve. Needs mu.
+func (f *fleet) withheld() int {
+	have := max(f.fn.slots, f.runnable(runtime.GOMAXPROCS(0)))
+	return min(max(0, f.limit()-have), f.fn.pool.cfg.QueueLength)
 }
 
 // runnable is how many instances keep the processors at work. Calls of a function
@@ -731,7 +741,7 @@ func (f *fleet) runnable(cores int) int {
 	if f.cpu <= 0 {
 		return math.MaxInt
 	}
-	return int(min(float64(cores)*float64(f.wall)/float64(f.cpu)+1, math.MaxInt32))
+	return int(min(float64(cores)*float64(max(f.wall, f.cpu))/float64(f.cpu)+1, math.MaxInt32))
 }
 
 // sweep freezes and reaps idle instances, for as long as the pool lives.
