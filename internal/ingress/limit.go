@@ -324,7 +324,7 @@ func (t *taking) take(ctx context.Context, r *bawn.Rate, scope string, i int, to
 	}
 	switch r.By {
 	case bawn.ByCaller:
-		key = mix(key, l.rates.caller(t.c))
+		key = mix(key, t.a.caller)
 	case bawn.ByAddress:
 		if t.c.Source == "" { // a function has none
 			key = mix(key, l.rates.caller(t.c))

@@ -167,7 +167,8 @@ type rule struct {
 
 	minProperties, maxProperties int // -1 if there is none
 	members                      map[string]member
-	required                     int // of members
+	few                          []named // the same, if there are few
+	required                     int     // of members
 	patterns                     []patternRule
 	additional                   *rule
 	names                        *rule
@@ -197,6 +198,29 @@ type rule struct {
 type member struct {
 	rule     *rule // nil if it is only required
 	required bool
+}
+
+// named is a member with its name.
+type named struct {
+	name string
+	member
+}
+
+// maxFew is up to how many members are compared one by one, which is sooner done.
+const maxFew = 8
+
+// member returns what is said of a member, and whether anything is.
+func (u *rule) member(name []byte) (m member, ok bool) {
+	if u.few == nil {
+		m, ok = u.members[string(name)]
+		return m, ok
+	}
+	for i := range u.few {
+		if n := &u.few[i]; n.name == string(name) {
+			return n.member, true
+		}
+	}
+	return m, false
 }
 
 type patternRule struct {
@@ -392,6 +416,11 @@ func (b *builder) objects(s *jsonschema.Schema, r *rule, get func(*jsonschema.Sc
 		}
 		m.required = true
 		r.members[name] = m
+	}
+	if len(r.members) <= maxFew {
+		for _, name := range slices.Sorted(maps.Keys(r.members)) {
+			r.few = append(r.few, named{name, r.members[name]})
+		}
 	}
 	for re, below := range s.PatternProperties {
 		r.patterns = append(r.patterns, patternRule{re.(*pattern), get(below)})

@@ -603,7 +603,7 @@ func (r *run) object(u *rule, at int, n *node, ev seen) bool {
 		value := i + 1
 		evaluated := false
 		r.work(1, 0)
-		if m, has := u.members[string(name)]; has {
+		if m, has := u.member(name); has {
 			if m.required {
 				required++
 			}
