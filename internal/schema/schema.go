@@ -193,6 +193,7 @@ type rule struct {
 	bounds []bound
 
 	besides bool // whether there are schemas about the same value
+	leaf    bool // whether it speaks of nothing but types, text and numbers
 }
 
 type member struct {
@@ -326,6 +327,7 @@ func (b *builder) rule(s *jsonschema.Schema) (*rule, error) {
 	r.besides = r.ref != nil || r.dynamic != nil || r.allOf != nil || r.anyOf != nil || r.oneOf != nil || r.not != nil || r.when != nil
 	b.objects(s, r, get)
 	b.arrays(s, r, get, all)
+	r.leaf = !r.besides && !r.object && !r.array && len(r.literals) == 0
 	return r, err
 }
 

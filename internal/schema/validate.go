@@ -165,6 +165,9 @@ func (r *run) quietly(u *rule, at int, ev seen) bool {
 // to ev, unless that is nil.
 func (r *run) eval(u *rule, at int, ev seen) bool {
 	r.work(1, 0)
+	if u.leaf {
+		return r.leaf(u, at)
+	}
 	if u.always != 0 {
 		return u.always > 0 || r.miss(at, "false") && false
 	}
@@ -181,6 +184,21 @@ func (r *run) eval(u *rule, at int, ev seen) bool {
 	ok := r.keywords(u, at, ev)
 	r.depth--
 	return ok
+}
+
+// leaf is eval of what says something of one value alone.
+func (r *run) leaf(u *rule, at int) bool {
+	n := &r.d.nodes[at]
+	if u.types != 0 && !u.types.has(n.kind) && !(n.kind == Number && u.types&whole != 0 && r.isWhole(n)) {
+		return r.miss(at, "type") && false
+	}
+	switch n.kind {
+	case String:
+		return r.str(u, at, n)
+	case Number:
+		return r.number(u, at, n)
+	}
+	return true
 }
 
 func (r *run) keywords(u *rule, at int, ev seen) bool {
