@@ -39,7 +39,7 @@ func (q *question) key(rules asked) (k askedKey, ok bool) {
 		case sl == nil:
 		case !sl.until.IsZero():
 			needs |= sl.needs &^ needNow
-			open = sl.open(q.now) // of one manifest, so there is one
+			open = before(q.now, sl.until) // of one manifest, so there is one
 		default:
 			needs |= sl.needs
 		}
@@ -65,43 +65,38 @@ func (q *question) key(rules asked) (k askedKey, ok bool) {
 	return k, true
 }
 
-// maxAnswers bounds the answers that are kept, and with them the rules and
+// maxAnswers bounds the answers that a memory keeps, and with them the rules and
 // entities that are not there any more.
 const maxAnswers = 4096
 
-// answers keeps what the rules said: a warm call asks the same each time. It is
-// safe for concurrent use.
-type answers struct {
+// A memory keeps what was answered: a warm call asks the same each time. What it
+// keeps does not change. The zero value is ready; it is safe for concurrent use.
+type memory[K comparable, V any] struct {
 	mu   sync.RWMutex
-	kept map[askedKey]outcome
+	kept map[K]V
 }
 
-// get adds what the rules said to o, if it is known.
-func (a *answers) get(k *askedKey, o *outcome) bool {
-	a.mu.RLock()
-	known, ok := a.kept[*k]
-	a.mu.RUnlock()
-	if ok {
-		o.permits, o.forbids = known.permits, known.forbids
+func (m *memory[K, V]) get(k *K) (v V, ok bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	v, ok = m.kept[*k]
+	return v, ok
+}
+
+func (m *memory[K, V]) put(k *K, v V) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kept == nil || len(m.kept) >= maxAnswers {
+		m.kept = map[K]V{} // each comes again when it is asked for
 	}
-	return ok
+	m.kept[*k] = v
 }
 
 // forget drops everything.
-func (a *answers) forget() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.kept = nil
-}
-
-// put keeps what the rules said, of which none has failed.
-func (a *answers) put(k *askedKey, o *outcome) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.kept == nil || len(a.kept) >= maxAnswers {
-		a.kept = map[askedKey]outcome{} // each comes again when it is asked for
-	}
-	a.kept[*k] = outcome{permits: slices.Clip(o.permits), forbids: slices.Clip(o.forbids)}
+func (m *memory[K, V]) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kept = nil
 }
 
 // plainKey is all that the decision on a plain call depends on beside the principal's
@@ -130,19 +125,12 @@ func plainKeyOf(req *Request, now time.Time, g *guards) (k plainKey, ok bool) {
 		public: req.Public, trigger: req.Trigger, guards: g, open: req.Public.Open(now),
 	}
 	if req.Public != nil {
-		k.before = (&slice{until: req.Public.Until}).open(now)
+		k.before = before(now, req.Public.Until)
 	}
 	return k, true
 }
 
-// decisions keeps the decisions that allowed a plain call. It is safe for concurrent
-// use.
-type decisions struct {
-	mu   sync.RWMutex
-	kept map[plainKey]*decided
-}
-
-// decided is a decision and whom it is about. It does not change.
+// decided is a decision that allowed a plain call, and whom it is about.
 type decided struct {
 	Decision
 	name      string
@@ -150,30 +138,12 @@ type decided struct {
 	functions []string
 }
 
-// get returns the decision on a question of p, nil if it is not known.
-func (s *decisions) get(k *plainKey, p *bawn.Principal) *decided {
-	s.mu.RLock()
-	known := s.kept[*k]
-	s.mu.RUnlock()
-	if known == nil || known.name != p.Name || !slices.Equal(known.roles, p.Roles) || !slices.Equal(known.functions, p.Functions) {
-		return nil
-	}
-	return known
-}
-
-func (s *decisions) put(k *plainKey, p *bawn.Principal, d Decision) {
+func newDecided(d Decision, p *bawn.Principal) *decided {
 	d.Policies = slices.Clip(d.Policies)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.kept == nil || len(s.kept) >= maxAnswers {
-		s.kept = map[plainKey]*decided{}
-	}
-	s.kept[*k] = &decided{d, p.Name, slices.Clone(p.Roles), slices.Clone(p.Functions)}
+	return &decided{d, p.Name, slices.Clone(p.Roles), slices.Clone(p.Functions)}
 }
 
-// forget drops everything.
-func (s *decisions) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kept = nil
+// about reports whether it is about p, which the key tells but for this.
+func (d *decided) about(p *bawn.Principal) bool {
+	return d.name == p.Name && slices.Equal(d.roles, p.Roles) && slices.Equal(d.functions, p.Functions)
 }

@@ -44,14 +44,14 @@ func (e *Engine) recall(req *Request, now time.Time) Decision {
 	g := e.guards.Load()
 	plain, ok := plainKeyOf(req, now, g)
 	if ok {
-		if known := e.decided.get(&plain, &req.Principal); known != nil {
+		if known, ok := e.decided.get(&plain); ok && known.about(&req.Principal) {
 			return known.Decision
 		}
 	}
 	whole := *req // what is weighed is on the heap, and what is known need not be
 	d, same := e.weigh(&whole, now, g)
 	if ok && same && d.Allow {
-		e.decided.put(&plain, &req.Principal, d)
+		e.decided.put(&plain, newDecided(d, &req.Principal))
 	}
 	return d
 }
@@ -228,17 +228,18 @@ func (q *question) ask(o *outcome, manifest *own) (same bool) {
 			asked[3+i] = g.set.slices[q.action]
 		}
 	}
+	key, same := q.key(asked)
+	if same = same && len(o.failed) == 0; same {
+		if known, ok := q.e.asked.get(&key); ok {
+			o.permits, o.forbids = known.permits, known.forbids
+			return true
+		}
+	}
 	needs := attributes(0)
 	for _, sl := range asked {
 		if sl != nil {
 			needs |= sl.needs
 		}
-	}
-	key, same := q.key(asked)
-	broken := len(o.failed)
-	same = same && broken == 0
-	if same && q.e.asked.get(&key, o) {
-		return true
 	}
 	req := cedar.Request{Principal: q.principal.UID, Action: q.action, Resource: q.resource.UID, Context: q.context(needs)}
 	for _, sl := range asked {
@@ -246,7 +247,7 @@ func (q *question) ask(o *outcome, manifest *own) (same bool) {
 	}
 	// Guardrails that are only tried are not kept in memory by what they would say.
 	if same = same && len(o.failed) == 0; same && q.guards == q.e.guards.Load() {
-		q.e.asked.put(&key, o)
+		q.e.asked.put(&key, outcome{permits: slices.Clip(o.permits), forbids: slices.Clip(o.forbids)})
 	}
 	return same
 }

@@ -134,8 +134,8 @@ type Engine struct {
 	stored   guardTable
 	compiled compiled
 	entities entities
-	asked    answers
-	decided  decisions
+	asked    memory[askedKey, outcome] // what the rules said, of which none failed
+	decided  memory[plainKey, *decided]
 
 	// What most questions need is made once.
 	actions                       []types.EntityUID

@@ -34,8 +34,8 @@ type slice struct {
 	until time.Time
 }
 
-// open reports which side of until now is on, as precisely as Cedar has it.
-func (s *slice) open(now time.Time) bool { return now.UnixMilli() < s.until.UnixMilli() }
+// before is Cedar's comparison of times, which it has in milliseconds.
+func before(a, b time.Time) bool { return a.UnixMilli() < b.UnixMilli() }
 
 // rules is a list in the form that Cedar takes.
 type rules struct {
