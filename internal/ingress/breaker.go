@@ -3,7 +3,6 @@ package ingress
 import (
 	"context"
 	"math"
-	"strconv"
 	"sync"
 	"time"
 
@@ -201,9 +200,7 @@ func (g *Gate) breaks(ctx context.Context, c *bawn.Call, a *Admission, outcome, 
 	r := g.refusal(c, a, c.Principal, "H8", reason)
 	r.Action, r.Outcome, r.Invocation = "breaker", outcome, ""
 	r.Detail = map[string]string{"invocation": c.ID}
-	if left > 0 {
-		r.Detail["leftOut"] = strconv.Itoa(left)
-	}
+	leaveOut(&r, left)
 	return reason, g.cfg.Record(context.WithoutCancel(ctx), r)
 }
 

@@ -3,6 +3,7 @@ package ingress
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,10 +103,7 @@ func (g *Gate) overBudget(ctx context.Context, c *bawn.Call, a *Admission, f *me
 		detail["unrecorded"] = strconv.Itoa(f.Left)
 	}
 	r := g.refusal(c, a, c.Principal, control, reason)
-	for k, v := range r.Detail {
-		detail[k] = v
-	}
-	r.Detail = detail
+	maps.Copy(r.Detail, detail)
 	if err := g.cfg.Record(context.WithoutCancel(ctx), r); err != nil {
 		return err
 	}

@@ -72,16 +72,9 @@ func (g *Gate) checkInput(ctx context.Context, c *bawn.Call, a *Admission) error
 	why := &Refusal{Control: m.control}
 	if left, ok := g.unfit.take(c.Target.Tenant+"."+c.Target.Function, g.cfg.Now(), inputBurst, inputRate); ok {
 		r := g.refusal(c, a, c.Principal, m.control, m.message)
-		if left > 0 || m.allow != "" {
-			if r.Detail == nil {
-				r.Detail = map[string]string{}
-			}
-			if left > 0 {
-				r.Detail["leftOut"] = fmt.Sprint(left)
-			}
-			if m.allow != "" {
-				r.Detail["allow"] = m.allow
-			}
+		leaveOut(&r, left)
+		if m.allow != "" {
+			r.Detail["allow"] = m.allow
 		}
 		why.Version, why.Note = a.Version, "an event was refused: "+m.message
 		if c.Route != nil {

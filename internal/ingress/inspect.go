@@ -335,18 +335,13 @@ func (g *Gate) found(ctx context.Context, c *bawn.Call, a *Admission, in *bawn.I
 	}
 	r := g.refusal(c, a, c.Principal, "D4", reason)
 	r.Outcome = outcome
-	if r.Detail == nil {
-		r.Detail = make(map[string]string, 3)
-	}
 	if len(rules) > 0 {
 		r.Detail["rules"] = numbers(rules)
 		if more := exclusions(in.Exclude, rules); len(more) > 0 {
 			r.Detail["manifest"] = "inspect: {mode: " + in.Mode + ", level: " + strconv.Itoa(in.Level) + ", exclude: [" + numbers(more) + "]}"
 		}
 	}
-	if left > 0 {
-		r.Detail["leftOut"] = strconv.Itoa(left)
-	}
+	leaveOut(&r, left)
 	note = "a request was refused: " + reason
 	if len(rules) > 0 {
 		note += ", by the rules " + r.Detail["rules"]

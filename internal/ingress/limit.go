@@ -227,15 +227,10 @@ func (g *Gate) curb(ctx context.Context, c *bawn.Call, a *Admission, r curbing) 
 	}
 	rec := g.refusal(c, a, who, r.control, r.reason)
 	rec.Tenant = cmp.Or(rec.Tenant, bawn.DefaultTenant)
-	if rec.Detail == nil {
-		rec.Detail = make(map[string]string, 2)
-	}
 	if r.fix != "" {
 		rec.Detail["fix"] = r.fix
 	}
-	if left > 0 {
-		rec.Detail["leftOut"] = strconv.Itoa(left)
-	}
+	leaveOut(&rec, left)
 	if err := g.cfg.Record(context.WithoutCancel(ctx), rec); err != nil {
 		return err
 	}

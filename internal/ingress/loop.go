@@ -272,17 +272,27 @@ func (g *Gate) refused(ctx context.Context, c *bawn.Call, a *Admission, who bawn
 	return g.cfg.Record(context.WithoutCancel(ctx), g.refusal(c, a, who, control, reason))
 }
 
-// refusal is the record of it.
+// refusal is the record of it, whose detail may be written to.
 func (g *Gate) refusal(c *bawn.Call, a *Admission, who bawn.Principal, control, reason string) bawn.Record {
 	r := bawn.Record{
 		Kind: bawn.KindDecision, Time: g.cfg.Now(), Tenant: c.Target.Tenant, Function: c.Target.Function,
 		Invocation: c.ID, Principal: who.String(), Source: c.Source,
 		Action: "invoke", Outcome: "deny", Reason: reason, Control: control, Detail: Lineage(c),
 	}
+	if r.Detail == nil {
+		r.Detail = map[string]string{}
+	}
 	if a.Version != nil {
 		r.Version = a.Version.Number
 	}
 	return r
+}
+
+// leaveOut says in a record how many before it were not recorded.
+func leaveOut(r *bawn.Record, left int) {
+	if left > 0 {
+		r.Detail["leftOut"] = strconv.Itoa(left)
+	}
 }
 
 // Lineage is the detail that a record has of a call that a function makes; nil
