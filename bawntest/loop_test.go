@@ -1,7 +1,6 @@
 package bawntest
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -79,41 +78,39 @@ func TestH2CircleEndsAtOnce(t *testing.T) {
 	}
 }
 
+// traced posts a JSON body with a bearer and a trace, unless they are empty, and
+// returns the status and the body of the answer.
+func (n *town) traced(url, bearer, body, trace string) (int, string) {
+	n.t.Helper()
+	req, err := http.NewRequestWithContext(n.t.Context(), "POST", url, strings.NewReader(body))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	if trace != "" {
+		req.Header.Set("X-Amzn-Trace-Id", trace)
+	}
+	a := n.send(n.HTTP, req)
+	return a.status, a.body
+}
+
 // TestH5CountGoesOnThroughEveryTrigger passes the trace of one invocation to the
 // next by each way in, in turn.
 func TestH5CountGoesOnThroughEveryTrigger(t *testing.T) {
 	n := newTown(t)
 	n.deploy("echo", nil, nil, public("/echo"))
-	send := func(url, bearer, body, trace string) (int, string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "POST", url, bytes.NewReader([]byte(body)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/json")
-		if bearer != "" {
-			req.Header.Set("Authorization", "Bearer "+bearer)
-		}
-		if trace != "" {
-			req.Header.Set("X-Amzn-Trace-Id", trace)
-		}
-		res, err := n.HTTP.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		b, _ := io.ReadAll(res.Body)
-		return res.StatusCode, string(b)
-	}
 	ways := []func(trace string) (int, string){
 		func(trace string) (int, string) {
-			return send(n.Public()+"/echo", "", `{"trace":true}`, trace)
+			return n.traced(n.Public()+"/echo", "", `{"trace":true}`, trace)
 		},
 		func(trace string) (int, string) {
-			return send(n.URL()+"/v1/functions/echo/invocations", n.Context.Key, `{"trace":true}`, trace)
+			return n.traced(n.URL()+"/v1/functions/echo/invocations", n.Context.Key, `{"trace":true}`, trace)
 		},
 		func(trace string) (int, string) {
-			return send(n.Public()+"/2015-03-31/functions/echo/invocations", n.Context.Key, `{"trace":true}`, trace)
+			return n.traced(n.Public()+"/2015-03-31/functions/echo/invocations", n.Context.Key, `{"trace":true}`, trace)
 		},
 	}
 	unquote := func(s string) string { return strings.Trim(s, `"`) }
@@ -165,34 +162,13 @@ func TestH5OneCountOverAllPaths(t *testing.T) {
 	n := newTown(t)
 	n.deploy("ping", []string{"pong", "anyone"}, []string{"pong"}, public("/ping"))
 	n.deploy("pong", []string{"ping", "anyone"}, []string{"ping"})
-	send := func(url, bearer, body, trace string) (int, string) {
-		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/json")
-		if bearer != "" {
-			req.Header.Set("Authorization", "Bearer "+bearer)
-		}
-		if trace != "" {
-			req.Header.Set("X-Amzn-Trace-Id", trace)
-		}
-		res, err := n.HTTP.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		b, _ := io.ReadAll(res.Body)
-		return res.StatusCode, string(b)
-	}
 	ways := map[string]func(body, trace string) (int, string){
-		"route": func(body, trace string) (int, string) { return send(n.Public()+"/ping", "", body, trace) },
+		"route": func(body, trace string) (int, string) { return n.traced(n.Public()+"/ping", "", body, trace) },
 		"control API": func(body, trace string) (int, string) {
-			return send(n.URL()+"/v1/functions/ping/invocations", n.Context.Key, body, trace)
+			return n.traced(n.URL()+"/v1/functions/ping/invocations", n.Context.Key, body, trace)
 		},
 		"Lambda API": func(body, trace string) (int, string) {
-			return send(n.Public()+"/2015-03-31/functions/ping/invocations", n.Context.Key, body, trace)
+			return n.traced(n.Public()+"/2015-03-31/functions/ping/invocations", n.Context.Key, body, trace)
 		},
 	}
 	// The trace of the last of three functions, as one of them would send it out.

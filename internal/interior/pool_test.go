@@ -123,6 +123,16 @@ func (d *fakeDriver) Start(_ context.Context, s sandbox.Spec) (sandbox.Sandbox, 
 	return b, nil
 }
 
+// served returns how many instances have had a call.
+func (d *fakeDriver) served() (n int) {
+	for _, b := range d.all() {
+		if b.state().served > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 func (d *fakeDriver) all() []*fakeBox {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -691,13 +701,7 @@ func TestGrowth(t *testing.T) {
 				if n := int(p.Stats().Cold) + 0; n > 1 {
 					t.Errorf("%d callers started an instance of their own, want 1", n)
 				}
-				served := 0
-				for _, b := range d.all() {
-					if b.state().served > 0 {
-						served++
-					}
-				}
-				if served < test.least || served > test.atMost {
+				if served := d.served(); served < test.least || served > test.atMost {
 					t.Errorf("%d instances for 32 callers, want %d to %d", served, test.least, test.atMost)
 				}
 			})
@@ -742,13 +746,7 @@ func TestGrowthComputing(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				served := 0
-				for _, b := range d.all() {
-					if b.state().served > 0 {
-						served++
-					}
-				}
-				if served < test.least || served > test.atMost {
+				if served := d.served(); served < test.least || served > test.atMost {
 					t.Errorf("%d instances for 64 callers, want %d to %d", served, test.least, test.atMost)
 				}
 			})
@@ -859,13 +857,7 @@ func TestGrowthSaturated(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				served := 0
-				for _, b := range d.all() {
-					if b.state().served > 0 {
-						served++
-					}
-				}
-				if served < test.least || served > test.atMost {
+				if served := d.served(); served < test.least || served > test.atMost {
 					t.Errorf("%d instances for %d callers, want %d to %d", served, test.callers, test.least, test.atMost)
 				}
 			})
